@@ -1,0 +1,1 @@
+//! Loads, pins and attaches the traffic redirector of each zeropod sandbox.

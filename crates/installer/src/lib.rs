@@ -1,0 +1,1 @@
+//! Puts the zeropod runtime on a node and configures containerd.

@@ -1,0 +1,1 @@
+//! Turns container changes into labels, events and in-place resizes of pods.

@@ -1,0 +1,1 @@
+//! Turns container changes into Prometheus series.

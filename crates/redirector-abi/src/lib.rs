@@ -1,0 +1,141 @@
+//! Names, geometry and globals of the redirector: the two traffic-control
+//! programs of a sandbox and the maps that they share with its shim.
+//!
+//! Every port, key or value, is in host byte order. Addresses are in network
+//! byte order. The geometry is that of zeropod 0.12's object: its shims refuse
+//! to attach to pinned maps that differ in kind, sizes, entries or flags.
+#![no_std]
+
+/// Kind of a map, by the name of its kernel type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapKind {
+    /// `BPF_MAP_TYPE_HASH` (1).
+    Hash,
+    /// `BPF_MAP_TYPE_LRU_HASH` (9).
+    LruHash,
+}
+
+/// What a pinned map must look like. Its flags are always 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapGeometry {
+    /// Name, and file name of its pin.
+    pub name: &'static str,
+    /// Kernel type.
+    pub kind: MapKind,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Entries at most.
+    pub max_entries: u32,
+}
+
+const fn map(
+    name: &'static str,
+    kind: MapKind,
+    (key_size, value_size): (u32, u32),
+    max_entries: u32,
+) -> MapGeometry {
+    MapGeometry { name, kind, key_size, value_size, max_entries }
+}
+
+/// Ports whose packets go to the shim's proxy: application port (u16) to proxy
+/// port (u16). Written by the shim.
+pub const INGRESS_REDIRECTS: MapGeometry = map("ingress_redirects", MapKind::LruHash, (2, 2), 128);
+
+/// The way back: proxy port (u16) to application port (u16). Written by the
+/// shim.
+pub const EGRESS_REDIRECTS: MapGeometry = map("egress_redirects", MapKind::LruHash, (2, 2), 128);
+
+/// Application ports (u16) whose redirect is off because the process runs; the
+/// value (u8) means nothing. Written by the shim.
+pub const DISABLE_REDIRECT: MapGeometry = map("disable_redirect", MapKind::LruHash, (2, 1), 128);
+
+/// Client ports (u16) whose connections the proxy still serves, although the
+/// redirect is off again; the value (u8) means nothing. Written by the shim.
+pub const ACTIVE_CONNECTIONS: MapGeometry =
+    map("active_connections", MapKind::LruHash, (2, 1), 512);
+
+/// Last activity: application port (u16) to nanoseconds of `CLOCK_MONOTONIC`
+/// (u64), 0 for none yet. The shim inserts, the ingress program updates.
+pub const SOCKET_TRACKER: MapGeometry = map("socket_tracker", MapKind::Hash, (2, 8), 128);
+
+/// The kubelet's IPv4 address (4 bytes) at key 0 (u8).
+pub const KUBELET_ADDRS_V4: MapGeometry = map("kubelet_addrs_v4", MapKind::LruHash, (1, 4), 1);
+
+/// The kubelet's IPv6 address (16 bytes) at key 0 (u8).
+pub const KUBELET_ADDRS_V6: MapGeometry = map("kubelet_addrs_v6", MapKind::LruHash, (1, 16), 1);
+
+/// Every map of a sandbox.
+pub const MAPS: [MapGeometry; 7] = [
+    INGRESS_REDIRECTS,
+    EGRESS_REDIRECTS,
+    DISABLE_REDIRECT,
+    ACTIVE_CONNECTIONS,
+    SOCKET_TRACKER,
+    KUBELET_ADDRS_V4,
+    KUBELET_ADDRS_V6,
+];
+
+/// Name of the program for packets towards the pod.
+pub const INGRESS_PROGRAM: &str = "tc_redirect_ingress";
+
+/// Name of the program for packets from the pod.
+pub const EGRESS_PROGRAM: &str = "tc_redirect_egress";
+
+/// Global: `comm` of the process whose packets are the kubelet's probes, NUL
+/// padded ([`CommName`]).
+pub const PROBE_BINARY_NAME: &str = "probe_binary_name";
+
+/// Global (u8): 1 when packets from 127.0.0.1 and `::1` are no activity.
+pub const TRACKER_IGNORE_LOCALHOST: &str = "tracker_ignore_localhost";
+
+/// A task's `comm` as the kernel keeps it: at most 15 bytes and a NUL
+/// (`TASK_COMM_LEN`).
+pub type CommName = [u8; 16];
+
+/// Cuts a process name to what the kernel keeps of it, so that a longer name
+/// still matches.
+pub const fn comm_name(name: &str) -> CommName {
+    let name = name.as_bytes();
+    let mut comm = [0; 16];
+    let mut at = 0;
+    while at < name.len() && at < 15 {
+        comm[at] = name[at];
+        at += 1;
+    }
+    comm
+}
+
+/// Name of the pin of a TCX link in a sandbox's directory: `tcx_ingress_eth0`.
+/// In two parts, since this crate cannot allocate.
+pub const fn link_pin_prefix(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "tcx_ingress_",
+        Direction::Egress => "tcx_egress_",
+    }
+}
+
+/// Direction of a packet as seen by the interface in the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Towards the pod.
+    Ingress,
+    /// From the pod.
+    Egress,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_are_cut_as_the_kernel_cuts_them() {
+        assert_eq!(&comm_name("kubelet")[..8], b"kubelet\0");
+        assert_eq!(&comm_name("0123456789abcdef"), b"0123456789abcde\0");
+    }
+}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,1 @@
+//! The traffic redirector of a zeropod sandbox, in eBPF.

@@ -1,0 +1,1 @@
+//! Follows every zeropod shim of a node and publishes what its containers are doing.

@@ -1,0 +1,1 @@
+//! A Kubernetes API for tests: the real one, and one in process.

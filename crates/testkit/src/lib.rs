@@ -1,0 +1,8 @@
+//! What zeropod's tests and its demo stand on: real parts where they can run
+//! on one machine, stand-ins where they cannot.
+
+pub mod cache;
+#[cfg(feature = "kube")]
+pub mod kube;
+#[cfg(feature = "node")]
+pub mod node;

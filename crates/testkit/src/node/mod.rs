@@ -1,0 +1,1 @@
+//! Sandboxes, containers, the stand-in shim and its activator.

@@ -1,0 +1,1 @@
+//! The zeropod node daemon.
