@@ -178,7 +178,7 @@ mod tests {
             debug: false,
             ignore_localhost: true,
             addr: ":8080".into(),
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_mins(1),
             command: None,
         }
     }
