@@ -101,6 +101,29 @@ pub struct StatusEvent {
     pub log: Vec<String>,
 }
 
+impl StatusEvent {
+    /// The checkpoint (or kill, where checkpointing is off) that the message
+    /// tells of. A failed restore tells of the one before it, again.
+    pub fn checkpoint(&self) -> Option<Operation> {
+        matches!(self.phase, Phase::ScaledDown | Phase::RestoreFailed)
+            .then(|| self.operation())
+            .flatten()
+    }
+
+    /// The restore that the message tells of. A failed checkpoint tells of the
+    /// one before it, again.
+    pub fn restore(&self) -> Option<Operation> {
+        matches!(self.phase, Phase::Running | Phase::CheckpointFailed)
+            .then(|| self.operation())
+            .flatten()
+    }
+
+    fn operation(&self) -> Option<Operation> {
+        let (ended, duration) = self.time.zip(self.duration)?;
+        Some(Operation { ended, duration })
+    }
+}
+
 impl TryFrom<proto::ContainerStatus> for StatusEvent {
     type Error = InvalidStatus;
 
