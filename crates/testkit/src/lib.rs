@@ -6,3 +6,5 @@ pub mod cache;
 pub mod kube;
 #[cfg(feature = "node")]
 pub mod node;
+pub mod skip;
+pub mod tools;

@@ -1,1 +1,10 @@
 //! Sandboxes, containers, the stand-in shim and its activator.
+
+pub mod container;
+mod error;
+mod isolated;
+pub mod netns;
+pub mod sandbox;
+
+pub use error::Error;
+pub use isolated::isolated;
