@@ -1,4 +1,5 @@
 //! A shim over a real socket, and waiting for what the client makes of it.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
     path::Path,

@@ -1,0 +1,152 @@
+//! The text formats of Prometheus.
+
+use std::fmt::{Display, Write as _};
+
+use metrics_exporter_prometheus::formatting;
+
+use crate::histogram::BOUNDS;
+
+/// A format of Prometheus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Text format 0.0.4.
+    Text,
+    /// `OpenMetrics` 1.0.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// Value of the `Content-Type` header.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => {
+                "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// An exposition being written. Each family is written once, as a whole.
+#[derive(Debug)]
+pub(crate) struct Exposition {
+    text: String,
+    format: Format,
+}
+
+/// Name of a family, by [`Exposition::family`].
+pub(crate) struct Family(String);
+
+impl Exposition {
+    pub(crate) fn new(format: Format) -> Self {
+        Self { text: String::new(), format }
+    }
+
+    /// Starts a family. `name` is that of its samples.
+    pub(crate) fn family(&mut self, name: &str, kind: Kind, help: &str) -> Family {
+        let name = formatting::sanitize_metric_name(name);
+        let family = match (self.format, kind) {
+            // OpenMetrics names the family without the suffix of its samples.
+            (Format::OpenMetrics, Kind::Counter) => name.strip_suffix("_total").unwrap_or(&name),
+            _ => &name,
+        };
+        formatting::write_help_line(&mut self.text, family, None, None, help);
+        formatting::write_type_line(&mut self.text, family, None, None, kind.as_str());
+        Family(name)
+    }
+
+    /// Writes a sample. `labels` is from [`labels`].
+    pub(crate) fn sample(&mut self, family: &Family, labels: &str, value: impl Display) {
+        self.text.push_str(&family.0);
+        if !labels.is_empty() {
+            self.text.push('{');
+            self.text.push_str(labels);
+            self.text.push('}');
+        }
+        self.value(value);
+    }
+
+    /// Writes the samples of a histogram: one count for each of [`BOUNDS`] and
+    /// one beyond, not cumulated.
+    pub(crate) fn histogram<const N: usize>(
+        &mut self,
+        family: &Family,
+        labels: &str,
+        counts: [u64; N],
+        sum: f64,
+    ) {
+        let bounds = BOUNDS.iter().map(|(_, label)| *label).chain(["+Inf"]);
+        let mut total = 0;
+        for (bound, count) in bounds.zip(counts) {
+            total += count;
+            self.text.push_str(&family.0);
+            self.text.push_str("_bucket{");
+            self.text.push_str(labels);
+            if !labels.is_empty() {
+                self.text.push(',');
+            }
+            self.text.push_str("le=\"");
+            self.text.push_str(bound);
+            if self.format == Format::OpenMetrics && !bound.contains(['.', 'I']) {
+                // Canonical there, and what Go's client writes.
+                self.text.push_str(".0");
+            }
+            self.text.push_str("\"}");
+            self.value(total);
+        }
+        for suffix in ["_sum", "_count"] {
+            self.text.push_str(&family.0);
+            self.text.push_str(suffix);
+            if !labels.is_empty() {
+                self.text.push('{');
+                self.text.push_str(labels);
+                self.text.push('}');
+            }
+            if suffix == "_sum" { self.value(sum) } else { self.value(total) }
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> String {
+        if self.format == Format::OpenMetrics {
+            self.text.push_str("# EOF\n");
+        }
+        self.text
+    }
+
+    fn value(&mut self, value: impl Display) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, " {value}");
+    }
+}
+
+/// Labels as they stand between the braces.
+pub(crate) fn labels<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut text = String::new();
+    for (key, value) in labels {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(&formatting::sanitize_label_key(key));
+        text.push_str("=\"");
+        text.push_str(&formatting::sanitize_label_value(value));
+        text.push('"');
+    }
+    text
+}
