@@ -5,6 +5,7 @@ mod error;
 mod isolated;
 pub mod netns;
 pub mod sandbox;
+pub mod shim;
 
 pub use error::Error;
 pub use isolated::isolated;
