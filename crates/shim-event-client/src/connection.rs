@@ -1,23 +1,15 @@
 //! One connection to a shim: dialling, and the three calls, each with its
 //! deadline.
 
-use std::{
-    io,
-    path::Path,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{io, path::Path, time::Duration};
 
-use nix::sys::socket::{Shutdown, shutdown};
-use std::os::fd::AsRawFd;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::UnixStream,
-    time::timeout,
+use futures_util::FutureExt;
+use protobuf::Message as _;
+use tokio::{net::UnixStream, time::timeout};
+use ttrpc::{
+    asynchronous::{Client, StreamInner, transport},
+    proto::Request,
 };
-use ttrpc::asynchronous::{Client, ClientStreamReceiver, transport::Socket};
 use zeropod_shim_api::{
     id::ContainerId,
     rpc::{
@@ -27,16 +19,17 @@ use zeropod_shim_api::{
     status::{metrics_request, subscribe_request},
 };
 
-use crate::Error;
+use crate::{
+    Error,
+    socket::{self, Owner},
+};
 
-/// Events of one shim, as they come.
-pub(crate) type Events = ClientStreamReceiver<ContainerStatus>;
-
-/// A connection; closed when dropped, whatever its peer does.
+/// A connection, which ends when this is dropped.
 pub(crate) struct Connection {
-    client: ShimClient,
+    client: Client,
+    shim: ShimClient,
     deadline: Duration,
-    stream: Arc<UnixStream>,
+    owner: Owner,
 }
 
 impl Connection {
@@ -46,23 +39,33 @@ impl Connection {
             .await
             .map_err(|_| dial(io::ErrorKind::TimedOut.into()))?
             .map_err(dial)?;
-        let stream = Arc::new(stream);
-        let client = Client::new(Socket::new(Shared(Arc::clone(&stream))));
-        Ok(Self { client: ShimClient::new(client), deadline, stream })
+        let (owner, transport) = socket::split(stream);
+        let client = Client::new(transport::Socket::new(transport));
+        let shim = ShimClient::new(client.clone());
+        Ok(Self { client, shim, deadline, owner })
     }
 
-    /// Subscribes to the events. The call itself has no deadline on the wire:
-    /// the shim would end the stream at it.
-    pub(crate) async fn subscribe(&self) -> Result<Events, Error> {
-        let request = subscribe_request();
-        let call = self.client.subscribe_status(ttrpc::context::Context::default(), &request);
-        self.within("SubscribeStatus", call).await
+    /// Subscribes to the events. On the wire the call has no timeout: the shim
+    /// would end the stream at it.
+    pub(crate) async fn subscribe(&self) -> Result<Events<'_>, Error> {
+        let call = "SubscribeStatus";
+        let request = Request {
+            service: "zeropod.shim.v1.Shim".to_owned(),
+            method: call.to_owned(),
+            payload: subscribe_request()
+                .write_to_bytes()
+                .map_err(|error| ttrpc::Error::Others(error.to_string()))
+                .map_err(|source| Error::Call { call, source })?,
+            ..Request::default()
+        };
+        let stream = self.within(call, self.client.new_stream(request, false, true)).await?;
+        Ok(Events { stream, owner: &self.owner })
     }
 
     /// Reads, and so clears, what happened since the last read.
     pub(crate) async fn metrics(&self) -> Result<Vec<ContainerMetrics>, Error> {
         let request = metrics_request();
-        let call = self.client.metrics(ttrpc::context::with_duration(self.deadline), &request);
+        let call = self.shim.metrics(ttrpc::context::with_duration(self.deadline), &request);
         Ok(self.within("Metrics", call).await?.metrics)
     }
 
@@ -70,10 +73,11 @@ impl Connection {
     pub(crate) async fn status(&self, id: &ContainerId) -> Result<Option<ContainerStatus>, Error> {
         let request =
             ContainerRequest { id: id.as_str().to_owned(), ..ContainerRequest::default() };
-        let call = self.client.get_status(ttrpc::context::with_duration(self.deadline), &request);
+        let call = self.shim.get_status(ttrpc::context::with_duration(self.deadline), &request);
         match self.within("GetStatus", call).await {
             Ok(status) => Ok(Some(status)),
-            // Go's code for an error without one: the only one this call has.
+            // The code of a Go error without one, and the only error of this
+            // call.
             Err(Error::Call { source: ttrpc::Error::RpcStatus(status), .. })
                 if status.code() == ttrpc::Code::UNKNOWN =>
             {
@@ -83,8 +87,8 @@ impl Connection {
         }
     }
 
-    /// Waits beyond the deadline that the call has itself: it does not cover
-    /// a peer that stops reading.
+    /// Waits beyond the deadline that a call has itself: it does not cover a
+    /// peer that stops reading.
     async fn within<T>(
         &self,
         call: &'static str,
@@ -97,53 +101,29 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // The client's writer would wait for ever for a peer that does not
-        // read. An error means that the connection has ended already.
-        let _ = shutdown(self.stream.as_raw_fd(), Shutdown::Both);
-    }
+/// Events of one shim, as they come.
+pub(crate) struct Events<'a> {
+    stream: StreamInner,
+    owner: &'a Owner,
 }
 
-/// The client's side of a stream that its owner can shut down.
-struct Shared(Arc<UnixStream>);
-
-impl AsyncRead for Shared {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read(buf.initialize_unfilled()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result.map(|read| buf.advance(read))),
+impl Events<'_> {
+    /// The next message; what is wrong with it does not end the stream.
+    pub(crate) async fn next(&mut self) -> Result<protobuf::Result<ContainerStatus>, Error> {
+        let received = loop {
+            if let Some(received) = self.stream.recv().now_or_never() {
+                break received;
             }
-        }
-    }
-}
-
-impl AsyncWrite for Shared {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match self.0.try_write(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
+            self.owner.caught_up();
+            tokio::select! {
+                biased;
+                received = self.stream.recv() => break received,
+                () = self.owner.reader_waits() => {}
             }
+        };
+        match received {
+            Ok(message) => Ok(ContainerStatus::parse_from_bytes(&message)),
+            Err(source) => Err(Error::StreamEnded { source }),
         }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(shutdown(self.0.as_raw_fd(), Shutdown::Write).map_err(io::Error::from))
     }
 }

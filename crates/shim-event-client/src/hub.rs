@@ -2,17 +2,36 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use futures_util::{Stream, stream};
-use tokio::sync::{broadcast, watch};
-use zeropod_shim_api::change::{ContainerChange, ContainerKey, ContainerState, Update};
+use tokio::{
+    sync::{broadcast, watch},
+    time::sleep,
+};
+use zeropod_shim_api::{
+    change::{ContainerChange, ContainerKey, ContainerState, Update},
+    id::ShimId,
+};
 
-use crate::{Config, health::Health, table::Table, telemetry};
+use crate::{
+    Config,
+    health::{Health, ShimHealth},
+    table::Table,
+    telemetry,
+};
 
 /// Changes kept for the slowest subscriber before it gets a snapshot instead.
 const QUEUE: usize = 1024;
+
+/// Pause for slow subscribers, and how many pauses in a row they get.
+const WAIT: Duration = Duration::from_millis(1);
+const MAX_WAITS: usize = 250;
 
 /// One consumer's view of the table, by [`crate::ShimEvents::subscribe`].
 #[derive(Debug)]
@@ -68,6 +87,8 @@ type Observer = Box<dyn Fn(&Update) + Send + Sync>;
 pub(crate) struct Hub {
     pub(crate) config: Config,
     pub(crate) health: watch::Sender<Health>,
+    /// Some subscriber takes nothing, so that nobody waits for it.
+    stalled: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -85,7 +106,12 @@ impl Hub {
             observers: Vec::new(),
             changes: Some(broadcast::Sender::new(QUEUE)),
         };
-        Self { config, health: watch::Sender::new(Health::default()), inner: Mutex::new(inner) }
+        Self {
+            config,
+            health: watch::Sender::new(Health::default()),
+            stalled: AtomicBool::new(false),
+            inner: Mutex::new(inner),
+        }
     }
 
     pub(crate) fn observe(&self, observer: Observer) {
@@ -122,6 +148,47 @@ impl Hub {
             }
         }
         result
+    }
+
+    /// Notes how a shim is doing.
+    pub(crate) fn report(&self, shim: &ShimId, change: impl FnOnce(&mut ShimHealth)) {
+        self.health.send_if_modified(|health| {
+            let old = health.shims.get(shim);
+            let mut new = old.cloned().unwrap_or_default();
+            change(&mut new);
+            let changed = old != Some(&new);
+            if changed {
+                health.shims.insert(shim.clone(), new);
+                telemetry::connections(health);
+            }
+            changed
+        });
+    }
+
+    /// Forgets a shim that is gone, with its containers.
+    pub(crate) fn forget(&self, shim: &ShimId) {
+        self.update(|table| (table.shim_gone(shim), ()));
+        self.health.send_modify(|health| {
+            health.shims.remove(shim);
+            telemetry::connections(health);
+        });
+    }
+
+    /// Waits while some subscriber is about to lose changes, for a moment:
+    /// one that does not take any gets a snapshot in the end.
+    pub(crate) async fn room(&self) {
+        for _ in 0..MAX_WAITS {
+            let queued = self.lock().changes.as_ref().map_or(0, broadcast::Sender::len);
+            if queued < QUEUE / 2 {
+                self.stalled.store(false, Ordering::Relaxed);
+                return;
+            }
+            if self.stalled.load(Ordering::Relaxed) {
+                return;
+            }
+            sleep(WAIT).await;
+        }
+        self.stalled.store(true, Ordering::Relaxed);
     }
 
     /// Ends every subscription.

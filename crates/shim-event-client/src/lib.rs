@@ -1,6 +1,6 @@
 //! Follows every zeropod shim of a node and publishes what its containers are
 //! doing: [`ShimEvents`] watches the directory of the shims' sockets, keeps
-//! one subscription to each shim, and one [table] of what is true now.
+//! one subscription to each shim, and one table of what is true now.
 //! Consumers [subscribe](ShimEvents::subscribe) to the table and its changes.
 //!
 //! A shim's event queue is lossy and shared by all its subscribers, and
@@ -8,11 +8,13 @@
 //! and everyone else is fed from it.
 
 mod connection;
+mod dead;
 mod directory;
 mod health;
 mod hub;
+mod socket;
 mod supervise;
-pub mod table;
+mod table;
 mod telemetry;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -26,7 +28,7 @@ use zeropod_shim_api::{
 };
 
 pub use self::{
-    health::{Degraded, Health, ShimHealth},
+    health::{Connection, Degraded, Health, ShimHealth},
     hub::Subscription,
     telemetry::describe_metrics,
 };
@@ -39,12 +41,22 @@ pub struct Config {
     /// How often each shim is asked whether the table is right, although no
     /// event told otherwise.
     pub resync_interval: Duration,
+    /// How often at least the metrics of each shim are read, which clears
+    /// them, for failures of which no event told.
+    pub metrics_interval: Duration,
     /// Longest wait for a connection or for one answer of a shim.
     pub call_deadline: Duration,
     /// Shortest wait before a shim is dialled again.
     pub min_backoff: Duration,
     /// Longest wait before a shim is dialled again.
     pub max_backoff: Duration,
+    /// How long a shim refuses connections before it counts as dead. Its
+    /// containers are then gone, and its socket is removed if nobody has it.
+    pub dead_after: Duration,
+    /// List of the unix sockets of the network namespace in which the shims
+    /// are, such as `/proc/net/unix`. A socket is removed only if it is not in
+    /// this list.
+    pub unix_sockets: PathBuf,
 }
 
 impl Default for Config {
@@ -52,9 +64,12 @@ impl Default for Config {
         Self {
             socket_dir: names::SHIM_SOCKET_DIR.into(),
             resync_interval: Duration::from_mins(1),
+            metrics_interval: Duration::from_mins(10),
             call_deadline: Duration::from_secs(2),
             min_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(5),
+            dead_after: Duration::from_secs(30),
+            unix_sockets: PathBuf::from(names::HOST_PROC).join("1/net/unix"),
         }
     }
 }
@@ -144,9 +159,13 @@ pub enum Error {
         #[source]
         source: ttrpc::Error,
     },
-    /// The shim ended the event stream.
+    /// The event stream ended.
     #[error("the event stream ended")]
-    StreamEnded,
+    StreamEnded {
+        /// How.
+        #[source]
+        source: ttrpc::Error,
+    },
 }
 
 #[cfg(doctest)]

@@ -2,52 +2,66 @@
 
 use std::{
     convert::Infallible,
+    error::Error as StdError,
+    fmt,
     hash::{BuildHasher, RandomState},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use zeropod_shim_api::{
-    id::ShimId,
-    status::{InvalidStatus, MetricsReading, StatusEvent},
+    id::{ContainerId, ShimId},
+    status::StatusEvent,
 };
 
 use crate::{
     Error,
     connection::{Connection, Events},
-    health::ShimHealth,
+    dead::Refusals,
+    health,
     hub::Hub,
-    table::Reconciled,
+    table::{Reconciled, Table},
     telemetry,
 };
 
 /// How long a shim whose socket is gone may take to say its last words.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Events that a shim keeps while nobody is subscribed; it drops newer ones.
+const SHIM_QUEUE: usize = 128;
+
+/// How long an event that contradicts an answer may be under way.
+const UNDER_WAY: Duration = Duration::from_millis(250);
+
 /// Follows one shim until its socket is gone (`removed`), then forgets it.
 pub(crate) async fn supervise(hub: Arc<Hub>, shim: ShimId, removed: CancellationToken) {
     let task = Supervised {
         path: hub.config.socket_dir.join(shim.file_name()),
         resync_now: Notify::new(),
+        complained: AtomicBool::new(false),
         hub,
         shim,
     };
-    task.report(ShimHealth::Connecting);
+    task.hub.report(&task.shim, |_| ());
+    let farewell = async {
+        removed.cancelled().await;
+        sleep(FAREWELL).await;
+    };
     tokio::select! {
         () = task.stay_connected(&removed) => {}
-        () = async {
-            removed.cancelled().await;
-            sleep(FAREWELL).await;
-        } => {}
+        () = farewell => {}
     }
-    task.hub.update(|table| (table.shim_gone(&task.shim), ()));
-    task.hub.health.send_modify(|health| {
-        health.shims.remove(&task.shim);
-    });
+    task.hub.forget(&task.shim);
     debug!(shim = %task.shim, "shim is gone");
 }
 
@@ -56,172 +70,226 @@ struct Supervised {
     shim: ShimId,
     path: PathBuf,
     resync_now: Notify,
+    /// Whether the log has a message of this shim that was not understood.
+    complained: AtomicBool,
 }
 
 impl Supervised {
     /// Returns when the connection ends after the socket was removed.
     async fn stay_connected(&self, removed: &CancellationToken) {
-        let mut backoff = Backoff::new(&self.hub.config);
+        let config = &self.hub.config;
+        let mut backoff = config.min_backoff;
+        let mut refusals = Refusals::default();
         loop {
-            let error = match self.connect().await {
-                Ok((connection, events)) => {
-                    backoff = Backoff::new(&self.hub.config);
-                    let Err(error) = self.serve(&connection, events).await;
-                    error
-                }
-                Err(error) => error,
-            };
+            let start = Instant::now();
+            let Err(error) = self.connect().await;
             if removed.is_cancelled() {
                 return;
             }
-            telemetry::connection_error(step(&error));
-            warn!(shim = %self.shim, error = &error as &dyn std::error::Error, "not connected");
-            self.report(ShimHealth::Disconnected(chain(&error)));
+            telemetry::connection_error(&error);
+            if refusals.note(&error, config) {
+                self.hub.update(|table| (table.shim_gone(&self.shim), ()));
+                self.connection(health::Connection::Dead);
+                refusals.remove(&self.shim, &self.path, config).await;
+            } else {
+                self.disconnected(&error);
+            }
+            if start.elapsed() > config.max_backoff {
+                backoff = config.min_backoff;
+            }
             tokio::select! {
-                () = sleep(backoff.next()) => {}
+                () = sleep(jittered(backoff)) => {}
                 () = removed.cancelled() => return,
             }
+            backoff = (backoff * 2).min(config.max_backoff);
         }
     }
 
     /// Asks for the state before subscribing: whatever waits in the queue is
     /// then known to be older, and nothing is lost meanwhile.
-    async fn connect(&self) -> Result<(Connection, Events), Error> {
+    async fn connect(&self) -> Result<Infallible, Error> {
         let connection = Connection::dial(&self.path, self.hub.config.call_deadline).await?;
+        let connected = SystemTime::now();
         self.read(&connection).await;
         let events = connection.subscribe().await?;
-        Ok((connection, events))
-    }
-
-    async fn serve(&self, connection: &Connection, events: Events) -> Result<Infallible, Error> {
+        debug!(shim = %self.shim, "subscribed");
         tokio::select! {
-            result = self.follow(events) => result,
-            never = self.resync(connection) => match never {},
+            result = self.follow(events, connected) => result,
+            never = self.resync(&connection) => match never {},
         }
     }
 
-    async fn follow(&self, mut events: Events) -> Result<Infallible, Error> {
+    async fn follow(
+        &self,
+        mut events: Events<'_>,
+        connected: SystemTime,
+    ) -> Result<Infallible, Error> {
+        let mut backlog = 0;
         loop {
-            let message = events
-                .recv()
-                .await
-                .map_err(|source| Error::Call { call: "SubscribeStatus", source })?
-                .ok_or(Error::StreamEnded)?;
-            match StatusEvent::try_from(message) {
-                Ok(event) => {
-                    telemetry::event(event.phase);
-                    let now = SystemTime::now();
-                    self.hub.update(|table| (table.apply(&self.shim, event, now), ()));
-                }
-                Err(error) => self.ignore(&error),
+            let message = self.understood(events.next().await?);
+            let Some(event) = message.and_then(|message| self.understood(message.try_into()))
+            else {
+                continue;
+            };
+            self.log(&event);
+            backlog += usize::from(event.time.is_some_and(|time| time < connected));
+            if backlog == SHIM_QUEUE {
+                self.events_lost("overflow");
+                self.resync_now.notify_one();
             }
+            let now = SystemTime::now();
+            self.hub.update(|table| (table.apply(&self.shim, event, now), ()));
+            self.hub.room().await;
         }
     }
 
     async fn resync(&self, connection: &Connection) -> Infallible {
+        let config = &self.hub.config;
+        let mut last_read = Instant::now();
         loop {
-            tokio::select! {
-                () = sleep(jittered(self.hub.config.resync_interval)) => {}
-                () = self.resync_now.notified() => {}
+            let told = tokio::select! {
+                () = sleep(jittered(config.resync_interval)) => false,
+                () = self.resync_now.notified() => true,
+            };
+            let Ok((mut corrections, unknown)) = self.confirm(connection).await else { continue };
+            let read = told
+                || unknown
+                || last_read.elapsed() >= config.metrics_interval
+                || self.hub.read(|table| table.needs_reading(&self.shim));
+            if read {
+                let Some(corrected) = self.read(connection).await else { continue };
+                corrections += corrected;
+                last_read = Instant::now();
             }
-            if self.confirm(connection).await {
-                self.read(connection).await;
+            if corrections == 0 && !told {
+                self.hub.report(&self.shim, |health| health.events_lost = None);
             }
         }
     }
 
     /// Asks after every container whose id is known, which clears nothing.
-    /// Returns whether `Metrics` has to tell more.
-    async fn confirm(&self, connection: &Connection) -> bool {
-        let mut read = self.hub.read(|table| table.needs_reading(&self.shim));
+    /// Returns how many were corrected, and whether the shim did not know
+    /// some.
+    async fn confirm(&self, connection: &Connection) -> Result<(usize, bool), Error> {
+        let mut doubtful = Vec::new();
+        let mut unknown = false;
+        let mut corrections = 0;
         for id in self.hub.read(|table| table.ids(&self.shim)) {
-            let asked = SystemTime::now();
-            let status = match connection.status(&id).await {
-                Ok(status) => status,
-                Err(error) => {
-                    self.unresponsive(&error);
-                    return false;
-                }
-            };
-            self.report(ShimHealth::Connected);
-            let status = match status.map(StatusEvent::try_from).transpose() {
-                Ok(status) => status,
-                Err(error) => {
-                    self.ignore(&error);
-                    continue;
-                }
-            };
-            read |= status.is_none();
-            self.reconcile(|table| table.answer(&self.shim, &id, asked, status));
-        }
-        read
-    }
-
-    async fn read(&self, connection: &Connection) {
-        let asked = SystemTime::now();
-        match connection.metrics().await {
-            Ok(metrics) => {
-                self.report(ShimHealth::Connected);
-                let readings = metrics
-                    .into_iter()
-                    .filter_map(|entry| {
-                        MetricsReading::try_from(entry).map_err(|error| self.ignore(&error)).ok()
-                    })
-                    .collect();
-                self.reconcile(|table| table.reconcile(&self.shim, asked, readings));
+            let Some((asked, status)) = self.ask(connection, &id).await? else { continue };
+            if status
+                .as_ref()
+                .is_some_and(|status| self.hub.read(|table| !table.agrees(&self.shim, status)))
+            {
+                doubtful.push(id);
+                continue;
             }
-            Err(error) => self.unresponsive(&error),
+            unknown |= status.is_none();
+            corrections += self.reconcile(|table| table.answer(&self.shim, &id, asked, status));
         }
+        if !doubtful.is_empty() {
+            sleep(UNDER_WAY).await;
+        }
+        for id in doubtful {
+            let Some((asked, status)) = self.ask(connection, &id).await? else { continue };
+            unknown |= status.is_none();
+            corrections += self.reconcile(|table| table.answer(&self.shim, &id, asked, status));
+        }
+        Ok((corrections, unknown))
     }
 
-    fn reconcile(&self, change: impl FnOnce(&mut crate::table::Table) -> Reconciled) {
+    /// Asks after one container. Returns when, and what the shim knows of it;
+    /// `None` when its answer is not understood.
+    async fn ask(
+        &self,
+        connection: &Connection,
+        id: &ContainerId,
+    ) -> Result<Option<(SystemTime, Option<StatusEvent>)>, Error> {
+        let asked = SystemTime::now();
+        let status = connection.status(id).await.inspect_err(|error| self.unresponsive(error))?;
+        self.connection(health::Connection::Connected);
+        let Some(status) = status else { return Ok(Some((asked, None))) };
+        Ok(self.understood(status.try_into()).map(|status| (asked, Some(status))))
+    }
+
+    /// Reads the metrics of every container. Returns how many containers were
+    /// corrected, or `None` without an answer.
+    async fn read(&self, connection: &Connection) -> Option<usize> {
+        let asked = SystemTime::now();
+        let metrics =
+            connection.metrics().await.inspect_err(|error| self.unresponsive(error)).ok()?;
+        self.connection(health::Connection::Connected);
+        let readings =
+            metrics.into_iter().filter_map(|entry| self.understood(entry.try_into())).collect();
+        Some(self.reconcile(|table| table.reconcile(&self.shim, asked, readings)))
+    }
+
+    fn reconcile(&self, change: impl FnOnce(&mut Table) -> Reconciled) -> usize {
         let corrections = self.hub.update(|table| {
             let Reconciled { changes, corrections } = change(table);
             (changes, corrections)
         });
         if corrections > 0 {
             telemetry::corrections(corrections);
-            warn!(shim = %self.shim, corrections, "events were lost; the state is corrected");
+            self.events_lost("correction");
         }
+        corrections
+    }
+
+    fn events_lost(&self, reason: &'static str) {
+        telemetry::gap(reason);
+        warn!(shim = %self.shim, reason, "events were lost");
+        self.hub.report(&self.shim, |health| health.events_lost = Some(SystemTime::now()));
     }
 
     fn unresponsive(&self, error: &Error) {
-        telemetry::connection_error(step(error));
-        warn!(shim = %self.shim, error = error as &dyn std::error::Error, "shim does not answer");
-        self.report(ShimHealth::Unresponsive(chain(error)));
-    }
-
-    fn ignore(&self, error: &InvalidStatus) {
-        telemetry::invalid_message();
-        warn!(shim = %self.shim, %error, "message is ignored");
-    }
-
-    fn report(&self, state: ShimHealth) {
-        self.hub.health.send_if_modified(|health| {
-            let known = health.shims.get(&self.shim) == Some(&state);
-            if !known {
-                health.shims.insert(self.shim.clone(), state);
+        telemetry::connection_error(error);
+        let error = chain(error);
+        self.hub.report(&self.shim, |health| {
+            if !matches!(health.connection, health::Connection::Unresponsive(_)) {
+                warn!(shim = %self.shim, error, "shim does not answer");
             }
-            !known
+            health.connection = health::Connection::Unresponsive(error);
         });
     }
-}
 
-/// Waits that double from the shortest to the longest.
-struct Backoff {
-    next: Duration,
-    max: Duration,
-}
-
-impl Backoff {
-    fn new(config: &crate::Config) -> Self {
-        Self { next: config.min_backoff, max: config.max_backoff }
+    fn disconnected(&self, error: &Error) {
+        let error = chain(error);
+        self.hub.report(&self.shim, |health| {
+            if matches!(health.connection, health::Connection::Disconnected(_)) {
+                debug!(shim = %self.shim, error, "still disconnected");
+            } else {
+                warn!(shim = %self.shim, error, "disconnected");
+            }
+            health.connection = health::Connection::Disconnected(error);
+        });
     }
 
-    fn next(&mut self) -> Duration {
-        let wait = self.next;
-        self.next = (wait * 2).min(self.max);
-        jittered(wait)
+    fn connection(&self, state: health::Connection) {
+        self.hub.report(&self.shim, |health| health.connection = state);
+    }
+
+    /// Counts a message that was not understood, and says so once.
+    fn understood<T, E: fmt::Display>(&self, message: Result<T, E>) -> Option<T> {
+        let error = match message {
+            Ok(message) => return Some(message),
+            Err(error) => error,
+        };
+        telemetry::invalid_message();
+        if self.complained.swap(true, Ordering::Relaxed) {
+            debug!(shim = %self.shim, %error, "message is ignored");
+        } else {
+            warn!(shim = %self.shim, %error, "message is ignored; more are only counted");
+        }
+        None
+    }
+
+    fn log(&self, event: &StatusEvent) {
+        telemetry::event(event.phase);
+        let StatusEvent { id, container, phase, time: _, duration, log } = event;
+        info!(%container, %phase, ?duration, "container changed");
+        if !log.is_empty() {
+            debug!(%container, %id, shim = %self.shim, ?log, "what CRIU said");
+        }
     }
 }
 
@@ -231,19 +299,8 @@ fn jittered(wait: Duration) -> Duration {
     wait + wait / 10 * u32::try_from(random).unwrap_or(0) / 1024
 }
 
-/// Name of the step that failed, for the metric.
-fn step(error: &Error) -> &'static str {
-    match error {
-        Error::Directory { .. } => "directory",
-        Error::Dial { .. } => "dial",
-        Error::Deadline { .. } => "deadline",
-        Error::Call { .. } => "call",
-        Error::StreamEnded => "stream",
-    }
-}
-
 /// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -23,25 +23,28 @@ use zeropod_shim_api::{
 
 /// Containers kept per shim; a grouped shim has some dozens. Beyond it a shim
 /// is talking nonsense.
-pub const MAX_CONTAINERS: usize = 1024;
+pub(crate) const MAX_CONTAINERS: usize = 1024;
 
 /// An event this far in the future is dated by its arrival instead.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 
+/// No answer takes that long.
+const CLOCK_SET_BACK: Duration = Duration::from_mins(1);
+
 /// See the [module documentation](self).
 #[derive(Debug, Default)]
-pub struct Table {
+pub(crate) struct Table {
     shims: BTreeMap<ShimId, Shim>,
 }
 
 /// What an answer changed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Reconciled {
+pub(crate) struct Reconciled {
     /// Changes, in the order in which to publish them.
-    pub changes: Vec<ContainerChange>,
-    /// How many containers turned out to be in another state than the events
+    pub(crate) changes: Vec<ContainerChange>,
+    /// How many containers turned out to be in another phase than the events
     /// had told: events were lost.
-    pub corrections: usize,
+    pub(crate) corrections: usize,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +63,7 @@ struct Entry {
 
 impl Table {
     /// Everything that is true now.
-    pub fn snapshot(&self) -> Vec<(ContainerKey, ContainerState)> {
+    pub(crate) fn snapshot(&self) -> Vec<(ContainerKey, ContainerState)> {
         self.shims
             .iter()
             .flat_map(|(shim, known)| {
@@ -74,7 +77,7 @@ impl Table {
 
     /// Ids to ask a shim about, with those of stopped containers that it may
     /// still have.
-    pub fn ids(&self, shim: &ShimId) -> Vec<ContainerId> {
+    pub(crate) fn ids(&self, shim: &ShimId) -> Vec<ContainerId> {
         let Some(shim) = self.shims.get(shim) else { return Vec::new() };
         let current = shim.containers.values().filter_map(|entry| entry.state.id.clone());
         current.chain(shim.stopped.keys().cloned()).collect()
@@ -82,7 +85,7 @@ impl Table {
 
     /// Whether only `Metrics` can tell the state of some container of a shim:
     /// it has no id, or nothing of the shim is known at all.
-    pub fn needs_reading(&self, shim: &ShimId) -> bool {
+    pub(crate) fn needs_reading(&self, shim: &ShimId) -> bool {
         self.shims.get(shim).is_none_or(|shim| {
             shim.containers.is_empty()
                 || shim.containers.values().any(|entry| entry.state.id.is_none())
@@ -92,7 +95,7 @@ impl Table {
     /// Takes in an event, received at `now`. Returns the changes to publish:
     /// one for most events, none for a repeated stop, and two when the
     /// container replaces an earlier one of the same name.
-    pub fn apply(
+    pub(crate) fn apply(
         &mut self,
         shim_id: &ShimId,
         event: StatusEvent,
@@ -111,7 +114,7 @@ impl Table {
             }
             // Restarted without a stop: a crash sends no event.
             changes.extend(shim.containers.remove(&event.container).map(|entry| {
-                shim.stopped.insert(current_id, event.container.clone());
+                shim.remember_stopped(current_id, &event.container);
                 removed(key.clone(), entry.state)
             }));
         }
@@ -133,7 +136,7 @@ impl Table {
 
     /// Takes in the answer to `Metrics` of one shim, asked at `asked`. It lists
     /// every container that the shim has.
-    pub fn reconcile(
+    pub(crate) fn reconcile(
         &mut self,
         shim_id: &ShimId,
         asked: SystemTime,
@@ -151,8 +154,8 @@ impl Table {
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
+            // A crash sends no event, so that none needs to be lost.
             if let Some(entry) = shim.containers.remove(&name) {
-                done.corrections += 1;
                 done.changes.push(removed(key(shim_id, &name), entry.state));
             }
         }
@@ -182,7 +185,7 @@ impl Table {
     /// Takes in the answer to `GetStatus` for one container, asked at `asked`.
     /// `None`: the shim does not know the id, so that a container of the same
     /// name has to be asked for by `Metrics`.
-    pub fn answer(
+    pub(crate) fn answer(
         &mut self,
         shim_id: &ShimId,
         id: &ContainerId,
@@ -199,7 +202,6 @@ impl Table {
                 .find(|(_, entry)| entry.state.id.as_ref() == Some(id) && entry.older_than(asked))
                 .map(|(name, _)| name.clone());
             if let Some((name, entry)) = name.and_then(|name| shim.containers.remove_entry(&name)) {
-                done.corrections += 1;
                 done.changes.push(removed(key(shim_id, &name), entry.state));
             }
             return done;
@@ -208,12 +210,7 @@ impl Table {
         if entry.state.id.as_ref() != Some(id) || status.id != *id {
             return done;
         }
-        let phase = match status.phase {
-            Phase::Running | Phase::CheckpointFailed => Phase::Running,
-            Phase::ScaledDown => Phase::ScaledDown,
-            // Neither tells whether a process runs.
-            Phase::Stopping | Phase::RestoreFailed => return done,
-        };
+        let Some(phase) = answered_phase(&status) else { return done };
         let reading = MetricsReading {
             running: phase == Phase::Running,
             checkpoint: status.checkpoint(),
@@ -233,8 +230,17 @@ impl Table {
         done
     }
 
+    /// Whether an answer to `GetStatus` says what the table says. If not, an
+    /// event may be under way.
+    pub(crate) fn agrees(&self, shim: &ShimId, status: &StatusEvent) -> bool {
+        let entry = self.shims.get(shim).and_then(|shim| shim.containers.get(&status.container));
+        entry.is_none_or(|entry| {
+            answered_phase(status).is_none_or(|phase| phase == entry.state.phase)
+        })
+    }
+
     /// Forgets a shim that is gone, with all its containers.
-    pub fn shim_gone(&mut self, shim_id: &ShimId) -> Vec<ContainerChange> {
+    pub(crate) fn shim_gone(&mut self, shim_id: &ShimId) -> Vec<ContainerChange> {
         let Some(shim) = self.shims.remove(shim_id) else { return Vec::new() };
         shim.containers
             .into_iter()
@@ -251,12 +257,16 @@ impl Shim {
             .containers
             .get(&name)
             .is_some_and(|entry| entry.state.id.as_ref().is_none_or(|current| *current == id));
-        if self.stopped.len() < MAX_CONTAINERS {
-            self.stopped.insert(id, name.clone());
-        }
+        self.remember_stopped(id, &name);
         let mut entry = is_current.then(|| self.containers.remove(&name)).flatten()?;
         entry.state.phase = Phase::Stopping;
         Some(removed(key, entry.state))
+    }
+
+    fn remember_stopped(&mut self, id: ContainerId, name: &ContainerRef) {
+        if self.stopped.len() < MAX_CONTAINERS {
+            self.stopped.insert(id, name.clone());
+        }
     }
 
     fn is_stopped(&self, name: &ContainerRef) -> bool {
@@ -280,8 +290,10 @@ impl Entry {
         Self { state, as_of: None }
     }
 
+    /// Whether an answer asked for at `asked` is newer than what is known.
+    /// Known from the far future means that the clock was set back.
     fn older_than(&self, asked: SystemTime) -> bool {
-        self.as_of.is_none_or(|as_of| as_of < asked)
+        self.as_of.is_none_or(|as_of| as_of < asked || as_of > asked + CLOCK_SET_BACK)
     }
 
     fn apply(&mut self, event: &StatusEvent, now: SystemTime) {
@@ -345,6 +357,16 @@ impl Entry {
     }
 }
 
+/// Phase that an answer to `GetStatus` proves.
+fn answered_phase(status: &StatusEvent) -> Option<Phase> {
+    match status.phase {
+        Phase::Running | Phase::CheckpointFailed => Some(Phase::Running),
+        Phase::ScaledDown => Some(Phase::ScaledDown),
+        // Neither tells whether a process runs.
+        Phase::Stopping | Phase::RestoreFailed => None,
+    }
+}
+
 fn key(shim: &ShimId, container: &ContainerRef) -> ContainerKey {
     ContainerKey { shim: shim.clone(), container: container.clone() }
 }
@@ -360,3 +382,6 @@ fn tells_more(reading: &MetricsReading) -> bool {
         || reading.checkpoint_errors > 0
         || reading.restore_errors > 0
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use zeropod_shim_api::{
     rpc::shim::ContainerPhase,
     status::Phase,
 };
-use zeropod_shim_event_client::{ShimEvents, ShimHealth, Subscription};
+use zeropod_shim_event_client::{Connection, ShimEvents, Subscription};
 
 async fn change(subscription: &mut Subscription) -> ContainerChange {
     match next(subscription).await {
@@ -95,7 +95,7 @@ async fn a_broken_stream_is_taken_up_again() {
     });
     let disconnected = health
         .wait_for(|health| {
-            health.shims.values().any(|shim| matches!(shim, ShimHealth::Disconnected(_)))
+            health.shims.values().any(|shim| matches!(shim.connection, Connection::Disconnected(_)))
         })
         .await
         .unwrap()
@@ -111,7 +111,9 @@ async fn a_broken_stream_is_taken_up_again() {
     change(&mut subscription).await;
     for _ in 0..3 {
         health
-            .wait_for(|health| health.shims.values().all(|shim| *shim == ShimHealth::Connected))
+            .wait_for(|health| {
+                health.shims.values().all(|shim| shim.connection == Connection::Connected)
+            })
             .await
             .unwrap();
         service.end_streams();
