@@ -1,0 +1,413 @@
+//! Events on their way to the API server: waiting for their container to be
+//! known as part of the pod, held back when a container has too many, or
+//! ready to be created.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use zeropod_shim_api::id::{ContainerId, PodRef};
+
+use crate::{event::Report, pod::Pod};
+
+/// Events of one container that may go at once, after a quiet time.
+const BURST: f64 = 25.0;
+/// Time in which one more may go. What is above is summed up in one Event.
+const REFILL: Duration = Duration::from_secs(5);
+/// Reports kept in all. Further ones of a container are summed up.
+const CAPACITY: usize = 4096;
+/// Tries of one report that is ready.
+const MAX_ATTEMPTS: u32 = 12;
+/// Longest time between two of them; all together about four minutes.
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Reports {
+    pods: HashMap<PodRef, PodReports>,
+    ready: VecDeque<Ready>,
+    waiting: usize,
+    identity_wait: Duration,
+}
+
+/// A report whose pod is known.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) pod: PodRef,
+    pub(crate) report: Report,
+    attempts: u32,
+    not_before: Instant,
+}
+
+/// Why a report was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dropped {
+    /// The pod has another container of that name (S11), or the pod is gone.
+    NotOfThisPod,
+    /// Too many are waiting.
+    QueueFull,
+    /// It was tried too often.
+    Attempts,
+}
+
+impl Dropped {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::NotOfThisPod => "not-of-this-pod",
+            Self::QueueFull => "queue-full",
+            Self::Attempts => "attempts",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct PodReports {
+    waiting: VecDeque<Waiting>,
+    budgets: BTreeMap<Box<str>, Budget>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    report: Report,
+    /// What was known of the pod when it was first looked at.
+    first_look: Option<FirstLook>,
+}
+
+#[derive(Debug)]
+struct FirstLook {
+    id: Option<ContainerId>,
+    until: Instant,
+}
+
+#[derive(Debug)]
+struct Budget {
+    tokens: f64,
+    counted: Instant,
+    held: Option<Report>,
+}
+
+impl Budget {
+    fn refill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.counted).as_secs_f64();
+        self.tokens = (self.tokens + passed / REFILL.as_secs_f64()).min(BURST);
+        self.counted = now;
+    }
+}
+
+impl Reports {
+    pub(super) fn new(identity_wait: Duration) -> Self {
+        Self { pods: HashMap::new(), ready: VecDeque::new(), waiting: 0, identity_wait }
+    }
+
+    /// Takes a report, to be looked at by [`Self::look`].
+    pub(super) fn add(
+        &mut self,
+        pod: &PodRef,
+        report: Report,
+        now: Instant,
+    ) -> Result<(), Dropped> {
+        let full = self.len() >= CAPACITY;
+        if full && !self.pods.contains_key(pod) {
+            return Err(Dropped::QueueFull);
+        }
+        let reports = self.pods.entry(pod.clone()).or_default();
+        let budget = reports.budgets.entry(report.container.clone()).or_insert(Budget {
+            tokens: BURST,
+            counted: now,
+            held: None,
+        });
+        budget.refill(now);
+        match &mut budget.held {
+            Some(held) => held.absorb(report),
+            held if full || budget.tokens < 1.0 => *held = Some(report),
+            _ => {
+                budget.tokens -= 1.0;
+                reports.waiting.push_back(Waiting { report, first_look: None });
+                self.waiting += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the reports of a pod again: what is known of the pod has
+    /// changed, or time has passed. Returns when to look next, and what was
+    /// dropped.
+    pub(super) fn look(
+        &mut self,
+        pod_ref: &PodRef,
+        pod: Option<&Pod>,
+        synced: bool,
+        now: Instant,
+    ) -> (Option<Instant>, Vec<Dropped>) {
+        let Some(reports) = self.pods.get_mut(pod_ref) else { return (None, Vec::new()) };
+        let mut next: Option<Instant> = None;
+        let mut wake = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        let mut dropped = Vec::new();
+
+        let room = self.waiting + self.ready.len() < CAPACITY;
+        for budget in reports.budgets.values_mut() {
+            budget.refill(now);
+            if budget.held.is_some() {
+                if budget.tokens >= 1.0 && room {
+                    budget.tokens -= 1.0;
+                    reports.waiting.extend(
+                        budget.held.take().map(|report| Waiting { report, first_look: None }),
+                    );
+                    self.waiting += 1;
+                } else {
+                    let missing = (1.0 - budget.tokens).max(0.05);
+                    wake(now + REFILL.mul_f64(missing));
+                }
+            }
+        }
+        reports.budgets.retain(|_, budget| budget.held.is_some() || budget.tokens < BURST);
+        // A budget that fills up again is forgotten then.
+        if !reports.budgets.is_empty() {
+            wake(now + REFILL * 30);
+        }
+
+        for mut waiting in std::mem::take(&mut reports.waiting) {
+            match waiting.look(pod, synced, self.identity_wait, now) {
+                Look::Of(report) => {
+                    self.waiting -= 1;
+                    let pod = pod_ref.clone();
+                    self.ready.push_back(Ready { pod, report, attempts: 0, not_before: now });
+                }
+                Look::Wait(until) => {
+                    until.into_iter().for_each(&mut wake);
+                    reports.waiting.push_back(waiting);
+                }
+                Look::Drop => {
+                    self.waiting -= 1;
+                    dropped.push(Dropped::NotOfThisPod);
+                }
+            }
+        }
+        if reports.waiting.is_empty() && reports.budgets.is_empty() {
+            self.pods.remove(pod_ref);
+        }
+        (next, dropped)
+    }
+
+    /// Pods that have reports.
+    pub(super) fn pods(&self) -> Vec<PodRef> {
+        self.pods.keys().cloned().collect()
+    }
+
+    /// The next report to be created, or when there is one.
+    pub(super) fn pop(&mut self, now: Instant) -> Result<Ready, Option<Instant>> {
+        match self.ready.iter().position(|ready| ready.not_before <= now) {
+            Some(at) => self.ready.remove(at).ok_or(None),
+            None => Err(self.ready.iter().map(|ready| ready.not_before).min()),
+        }
+    }
+
+    /// Keeps a report that could not be sent.
+    pub(super) fn put_back(&mut self, ready: Ready) {
+        self.ready.push_front(ready);
+    }
+
+    /// Keeps a report that failed, to be tried again later, but not for ever.
+    pub(super) fn retry(&mut self, mut ready: Ready, now: Instant) -> Result<(), Dropped> {
+        ready.attempts += 1;
+        if ready.attempts >= MAX_ATTEMPTS {
+            return Err(Dropped::Attempts);
+        }
+        let backoff = Duration::from_millis(250) * 2u32.pow(ready.attempts);
+        ready.not_before = now + backoff.min(MAX_BACKOFF);
+        self.ready.push_back(ready);
+        Ok(())
+    }
+
+    /// Reports that are waiting or ready.
+    pub(super) fn len(&self) -> usize {
+        self.waiting + self.ready.len()
+    }
+}
+
+enum Look {
+    Of(Report),
+    Wait(Option<Instant>),
+    Drop,
+}
+
+impl Waiting {
+    /// Whether the report is about the pod as it is known now.
+    fn look(
+        &mut self,
+        pod: Option<&Pod>,
+        synced: bool,
+        identity_wait: Duration,
+        now: Instant,
+    ) -> Look {
+        let container = pod.and_then(|pod| pod.container(&self.report.container));
+        let current = container.and_then(|container| container.id.as_ref());
+        let previous = container.and_then(|container| container.previous_id.as_ref());
+        let id = self.report.id.as_ref();
+        // A report without an id is about the pod itself, made from its state.
+        let same = match id {
+            Some(_) => id == current || id == previous,
+            None => pod.is_some(),
+        };
+        if same {
+            return Look::Of(self.report.clone());
+        }
+        if !synced {
+            return Look::Wait(None);
+        }
+        // The kubelet writes the id of a container some time after it started,
+        // so another id than the report's can be the one before or after it.
+        // Only one that comes later decides.
+        let first = self
+            .first_look
+            .get_or_insert_with(|| FirstLook { id: current.cloned(), until: now + identity_wait });
+        if (current.is_some() && current != first.id.as_ref()) || now >= first.until {
+            Look::Drop
+        } else {
+            Look::Wait(Some(first.until))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::pod::Container;
+
+    const WAIT: Duration = Duration::from_mins(1);
+
+    fn pod_ref() -> PodRef {
+        PodRef::new("default", "web").unwrap()
+    }
+
+    fn pod(id: &str) -> Pod {
+        let container =
+            Container { name: "app".into(), id: ContainerId::new(id).ok(), ..Container::default() };
+        Pod { containers: [container].into(), ..Pod::default() }
+    }
+
+    fn report(id: &str) -> Report {
+        Report {
+            id: ContainerId::new(id).ok(),
+            container: "app".into(),
+            warning: false,
+            reason: "Scaled down",
+            message: "m".into(),
+            first: SystemTime::UNIX_EPOCH,
+            last: SystemTime::UNIX_EPOCH,
+            count: 1,
+        }
+    }
+
+    #[test]
+    fn s1_reports_wait_for_the_pods_to_be_known() {
+        let now = Instant::now();
+        let mut reports = Reports::new(WAIT);
+        for _ in 0..10 {
+            reports.add(&pod_ref(), report("c1"), now).unwrap();
+        }
+        let later = now + Duration::from_hours(1);
+        assert_eq!(reports.look(&pod_ref(), None, false, later).1, []);
+        reports.pop(later).unwrap_err();
+        assert_eq!(reports.look(&pod_ref(), Some(&pod("c1")), true, later).1, []);
+        for _ in 0..10 {
+            reports.pop(later).unwrap();
+        }
+        assert_eq!(reports.len(), 0);
+    }
+
+    #[test]
+    fn s11_a_report_of_another_pod_is_dropped_when_that_is_certain() {
+        let now = Instant::now();
+        let mut reports = Reports::new(WAIT);
+        reports.add(&pod_ref(), report("old"), now).unwrap();
+        // The new pod's container has no id yet, then one of its own.
+        let (next, dropped) = reports.look(&pod_ref(), Some(&pod("")), true, now);
+        assert_eq!((next, dropped), (Some(now + WAIT), vec![]));
+        let (_, dropped) = reports.look(&pod_ref(), Some(&pod("new")), true, now);
+        assert_eq!(dropped, [Dropped::NotOfThisPod]);
+    }
+
+    #[test]
+    fn s11_a_restarted_container_is_waited_for() {
+        let now = Instant::now();
+        let mut reports = Reports::new(WAIT);
+        reports.add(&pod_ref(), report("c2"), now).unwrap();
+        assert_eq!(reports.look(&pod_ref(), Some(&pod("c1")), true, now).1, []);
+        assert_eq!(reports.look(&pod_ref(), Some(&pod("c2")), true, now).1, []);
+        reports.pop(now).unwrap();
+        // But not for ever.
+        reports.add(&pod_ref(), report("c3"), now).unwrap();
+        assert_eq!(reports.look(&pod_ref(), Some(&pod("c2")), true, now).1, []);
+        let dropped = reports.look(&pod_ref(), Some(&pod("c2")), true, now + WAIT).1;
+        assert_eq!(dropped, [Dropped::NotOfThisPod]);
+    }
+
+    #[test]
+    fn a_report_of_the_run_before_is_still_of_this_pod() {
+        let now = Instant::now();
+        let mut reports = Reports::new(WAIT);
+        let mut restarted = pod("c2");
+        restarted.containers[0].previous_id = ContainerId::new("c1").ok();
+        reports.add(&pod_ref(), report("c1"), now).unwrap();
+        reports.look(&pod_ref(), Some(&restarted), true, now);
+        reports.pop(now).unwrap();
+    }
+
+    #[test]
+    fn f_j3_above_the_rate_one_report_carries_the_count() {
+        let now = Instant::now();
+        let mut reports = Reports::new(WAIT);
+        let pod = pod("c1");
+        for _ in 0..128 {
+            reports.add(&pod_ref(), report("c1"), now).unwrap();
+        }
+        let (next, _) = reports.look(&pod_ref(), Some(&pod), true, now);
+        let counts = |reports: &mut Reports, now| {
+            std::iter::from_fn(|| reports.pop(now).ok()).map(|r| r.report.count).collect::<Vec<_>>()
+        };
+        assert_eq!(counts(&mut reports, now), [1; 25]);
+        let later = next.unwrap();
+        assert!(later <= now + REFILL);
+        reports.look(&pod_ref(), Some(&pod), true, later);
+        assert_eq!(counts(&mut reports, later), [103]);
+        // Nothing is kept of a container that went quiet.
+        reports.look(&pod_ref(), Some(&pod), true, later + REFILL * 30);
+        assert_eq!(reports.pods().len(), 0);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let now = Instant::now();
+        let mut reports = Reports::new(WAIT);
+        let mut full = 0;
+        for number in 0..10_000 {
+            let pod = PodRef::new("default", &format!("p{number}")).unwrap();
+            full += usize::from(reports.add(&pod, report("c1"), now) == Err(Dropped::QueueFull));
+        }
+        assert_eq!((reports.len(), full), (CAPACITY, 10_000 - CAPACITY));
+        // A pod that has one already loses none.
+        let pod = PodRef::new("default", "p1").unwrap();
+        reports.add(&pod, report("c1"), now).unwrap();
+        assert_eq!(reports.len(), CAPACITY);
+    }
+
+    #[test]
+    fn tries_are_counted_and_spaced() {
+        let now = Instant::now();
+        let mut reports = Reports::new(WAIT);
+        reports.add(&pod_ref(), report("c1"), now).unwrap();
+        reports.look(&pod_ref(), Some(&pod("c1")), true, now);
+        let mut at = now;
+        loop {
+            let ready = reports.pop(at).unwrap();
+            match reports.retry(ready, at) {
+                Ok(()) => at = reports.pop(at).unwrap_err().unwrap(),
+                Err(dropped) => break assert_eq!(dropped, Dropped::Attempts),
+            }
+        }
+        assert!(at > now + Duration::from_mins(2));
+    }
+}

@@ -1,0 +1,168 @@
+//! What is remembered of the writes to one pod.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use zeropod_shim_api::id::ContainerId;
+
+use crate::{
+    plan::{Metadata, Refusal, Resize},
+    pod::Pending,
+};
+
+/// Shortest and longest time to the next try of a pod whose write failed.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_mins(1));
+/// How long a refused restore rests. The container does with less than it
+/// asked for meanwhile, so that it is asked for again.
+const REFUSED_RESTORE_REST: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    /// Uid of the pod that all of this is about.
+    pub(super) uid: Box<str>,
+    /// A write is under way. There is never more than one.
+    pub(super) busy: bool,
+    /// It is in a queue.
+    pub(super) queued: bool,
+    /// No write before, after failures.
+    pub(super) not_before: Option<Instant>,
+    failures: u32,
+    /// Since when no shim has a container of that name.
+    pub(super) absent: BTreeMap<Box<str>, Instant>,
+    /// Containers that were stopped, by the id they had.
+    pub(super) stopped: BTreeMap<Box<str>, ContainerId>,
+    /// Containers of an offline migration that will start scaled down.
+    pub(super) preset: Option<Preset>,
+    /// When labels were last changed, by container.
+    labelled: BTreeMap<Box<str>, Instant>,
+    /// When requests were last lowered, by container.
+    lowered: BTreeMap<Box<str>, Instant>,
+    refused: BTreeMap<Kind, Refused>,
+    /// Refusals that were counted and logged.
+    pub(super) told: BTreeSet<Refusal>,
+    pub(super) pending: Option<Pending>,
+}
+
+/// Names of the containers that are preset, and until when at most.
+#[derive(Debug)]
+pub(super) struct Preset {
+    pub(super) containers: BTreeSet<Box<str>>,
+    pub(super) until: Instant,
+}
+
+/// The three writes to a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Restore,
+    Metadata,
+    ScaleDown,
+}
+
+/// A write that the server refused. It would refuse it again.
+#[derive(Debug)]
+struct Refused {
+    generation: i64,
+    body: Value,
+    until: Option<Instant>,
+}
+
+/// Whether a write rests because it was refused.
+pub(super) enum Rest {
+    No,
+    Until(Instant),
+    ForGood,
+}
+
+impl Work {
+    /// For a pod that is new, also under a name that was another pod's.
+    pub(super) fn renew(&mut self, uid: &str) {
+        if *self.uid != *uid {
+            // A preset may come before the pod itself.
+            let preset = self.preset.take().filter(|_| self.uid.is_empty());
+            *self = Self { uid: uid.into(), queued: self.queued, preset, ..Self::default() };
+        }
+    }
+
+    /// Whether there was a preset only, and its time is over.
+    pub(super) fn expired(&self, now: Instant) -> bool {
+        self.preset.as_ref().is_none_or(|preset| preset.until <= now)
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        self.failures = 0;
+        self.not_before = None;
+    }
+
+    pub(super) fn failed(&mut self, now: Instant) {
+        let (shortest, longest) = BACKOFF;
+        let backoff = shortest * 2u32.pow(self.failures.min(12));
+        self.failures += 1;
+        self.not_before = Some(now + backoff.min(longest));
+    }
+
+    /// Remembers a refusal for as long as the pod's spec stays the same: each
+    /// further scaling would ask in vain.
+    pub(super) fn refused(&mut self, kind: Kind, generation: i64, body: Value, now: Instant) {
+        let until = (kind == Kind::Restore).then(|| now + REFUSED_RESTORE_REST);
+        self.refused.insert(kind, Refused { generation, body, until });
+    }
+
+    /// Whether this very write was refused, and rests.
+    pub(super) fn refusal(&self, kind: Kind, generation: i64, body: &Value, now: Instant) -> Rest {
+        let same = |refused: &&Refused| refused.generation == generation && refused.body == *body;
+        match self.refused.get(&kind).filter(same).map(|refused| refused.until) {
+            Some(None) => Rest::ForGood,
+            Some(Some(until)) if until > now => Rest::Until(until),
+            _ => Rest::No,
+        }
+    }
+
+    /// When these labels and annotations may be written: a label that has just
+    /// been changed waits, and with it what only it asks for.
+    pub(super) fn metadata_due(
+        &self,
+        metadata: &Metadata,
+        interval: Duration,
+        now: Instant,
+    ) -> Instant {
+        let labels = metadata.labels.keys().map(|name| due(&self.labelled, name, interval, now));
+        let annotations =
+            (!metadata.annotations.is_empty() && metadata.labels.is_empty()).then_some(now);
+        labels.chain(annotations).min().unwrap_or(now)
+    }
+
+    /// When these requests may be lowered.
+    pub(super) fn scale_down_due(
+        &self,
+        resize: &Resize,
+        interval: Duration,
+        now: Instant,
+    ) -> Instant {
+        let containers = resize.containers.iter();
+        containers
+            .map(|container| due(&self.lowered, &container.name, interval, now))
+            .min()
+            .unwrap_or(now)
+    }
+
+    pub(super) fn starts_metadata(&mut self, metadata: &Metadata, now: Instant) {
+        self.labelled.extend(metadata.labels.keys().map(|name| (name.clone(), now)));
+    }
+
+    pub(super) fn starts_scale_down(&mut self, resize: &Resize, now: Instant) {
+        self.lowered
+            .extend(resize.containers.iter().map(|container| (container.name.clone(), now)));
+    }
+}
+
+fn due(
+    last: &BTreeMap<Box<str>, Instant>,
+    name: &str,
+    interval: Duration,
+    now: Instant,
+) -> Instant {
+    last.get(name).map_or(now, |last| *last + interval).max(now)
+}

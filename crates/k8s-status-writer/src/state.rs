@@ -1,0 +1,117 @@
+//! How the writer itself is doing, for readiness probes and for people.
+
+use std::{collections::BTreeSet, fmt};
+
+use metrics::{describe_counter, describe_gauge};
+use tokio::sync::watch;
+
+/// Something that keeps the writer from keeping pods right. Each has a name
+/// for probes, metrics and logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Degraded {
+    /// The pods of the node have not been listed yet. Nothing is lost
+    /// meanwhile: writes and Events wait.
+    PodsNotSynced,
+    /// Watching the pods fails; it is tried again.
+    PodsWatchFailing,
+    /// The API server can't be reached; it is tried again.
+    ApiUnreachable,
+    /// The API server refuses writes for want of permission.
+    Forbidden,
+}
+
+impl Degraded {
+    /// Every degraded state there is.
+    pub const ALL: [Self; 4] =
+        [Self::PodsNotSynced, Self::PodsWatchFailing, Self::ApiUnreachable, Self::Forbidden];
+
+    /// Its name, such as `api-unreachable`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PodsNotSynced => "pods-not-synced",
+            Self::PodsWatchFailing => "pods-watch-failing",
+            Self::ApiUnreachable => "api-unreachable",
+            Self::Forbidden => "forbidden",
+        }
+    }
+}
+
+impl fmt::Display for Degraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// State of the writer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// What is wrong. Empty when all is well.
+    pub degraded: BTreeSet<Degraded>,
+}
+
+impl State {
+    /// Whether pods are being kept right.
+    pub fn ready(&self) -> bool {
+        self.degraded.is_empty()
+    }
+}
+
+/// The sending side: sets and clears states, and says so once.
+#[derive(Debug)]
+pub(crate) struct Health {
+    state: watch::Sender<State>,
+}
+
+impl Health {
+    pub(crate) fn new() -> Self {
+        let health = Self { state: watch::Sender::new(State::default()) };
+        for degraded in Degraded::ALL {
+            gauge(degraded, false);
+        }
+        health
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    pub(crate) fn set(&self, degraded: Degraded, why: impl fmt::Display) {
+        if self.state.send_if_modified(|state| state.degraded.insert(degraded)) {
+            gauge(degraded, true);
+            tracing::warn!(state = degraded.as_str(), %why, "pod status writes are degraded");
+        }
+    }
+
+    pub(crate) fn clear(&self, degraded: Degraded) {
+        if self.state.send_if_modified(|state| state.degraded.remove(&degraded)) {
+            gauge(degraded, false);
+            tracing::info!(state = degraded.as_str(), "pod status writes have recovered");
+        }
+    }
+}
+
+fn gauge(degraded: Degraded, on: bool) {
+    metrics::gauge!(DEGRADED, "state" => degraded.as_str()).set(f64::from(u8::from(on)));
+}
+
+/// Requests to the API server. Labels `kind` (metadata, resize, event) and
+/// `result` (ok, conflict, gone, refused, throttled, forbidden, timeout,
+/// unreachable, error).
+pub(crate) const WRITES: &str = "zeropod_pod_writes_total";
+/// Resizes that were due but not done, once per container and reason.
+pub(crate) const REFUSALS: &str = "zeropod_resize_refusals_total";
+/// Pods whose resize the kubelet has not carried out, by `reason`.
+pub(crate) const PENDING: &str = "zeropod_resize_pending_pods";
+/// Events that were not created, by `reason`.
+pub(crate) const EVENTS_DROPPED: &str = "zeropod_status_events_dropped_total";
+/// 1 for each degraded `state` the writer is in.
+pub(crate) const DEGRADED: &str = "zeropod_status_writer_degraded";
+
+/// Gives the metrics their help texts.
+pub(crate) fn describe() {
+    describe_counter!(WRITES, "Requests that write to pods or create Events, by their result");
+    describe_counter!(REFUSALS, "In-place resizes that were due but can't be done, by reason");
+    describe_gauge!(PENDING, "Pods whose in-place resize the kubelet has not carried out");
+    describe_counter!(EVENTS_DROPPED, "Status Events that were not created, by reason");
+    describe_gauge!(DEGRADED, "Whether the status writer is in this degraded state");
+}

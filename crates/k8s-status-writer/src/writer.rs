@@ -1,0 +1,194 @@
+//! The writer's one task: everything that happens goes to the engine, and the
+//! writes that it asks for are carried out, some at a time.
+
+use std::{
+    collections::BTreeSet,
+    future::pending,
+    pin::pin,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use futures_util::{Stream, StreamExt as _, stream::FuturesUnordered};
+use kube::{
+    Api, Client,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use thiserror::Error;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Duration, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use zeropod_shim_api::{change::Update, id::PodRef};
+
+use crate::{
+    api::Writer,
+    config::Config,
+    engine::{Engine, Next, PodChange},
+    pod::Received,
+    state::{Degraded, State},
+};
+
+/// Presets that may wait for the task.
+const HANDLE_QUEUE: usize = 64;
+/// Pods per page of a list: what a page holds is in memory at once.
+const PAGE_SIZE: u32 = 50;
+/// How long writes under way may take when the writer is told to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
+/// Keeps labels and requests of the node's pods as their containers are, and
+/// creates Events for what happens to them.
+pub struct StatusWriter {
+    client: Client,
+    config: Config,
+    engine: Engine,
+    handle: Handle,
+    presets: mpsc::Receiver<Presetting>,
+}
+
+/// Talks to a running [`StatusWriter`].
+#[derive(Debug, Clone)]
+pub struct Handle {
+    presets: mpsc::Sender<Presetting>,
+}
+
+/// Why a [`Handle`] could not be used.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The writer has stopped.
+    #[error("the status writer has stopped")]
+    Stopped,
+}
+
+#[derive(Debug)]
+struct Presetting {
+    pod: PodRef,
+    containers: BTreeSet<Box<str>>,
+}
+
+impl Handle {
+    /// Labels and scales down the migrated containers of a pod that has
+    /// claimed an offline migration, before they start scaled down; other
+    /// containers of the pod are left alone (K7). Returns once the writer
+    /// knows; it then writes until it succeeds (K6), or for ten minutes.
+    ///
+    /// # Errors
+    /// When the writer has stopped.
+    pub async fn preset_scaled_down(
+        &self,
+        pod: PodRef,
+        containers: impl IntoIterator<Item = &str>,
+    ) -> Result<(), Error> {
+        let containers = containers.into_iter().map(Into::into).collect();
+        self.presets.send(Presetting { pod, containers }).await.map_err(|_| Error::Stopped)
+    }
+}
+
+impl StatusWriter {
+    /// A writer that uses `client`, which needs these permissions: pods
+    /// (list, watch, patch), pods/resize (patch), events (create).
+    ///
+    /// Build the client with `default_retry` off: the writer retries by
+    /// itself, and only so can it let urgent writes go first.
+    pub fn new(client: Client, config: Config) -> Self {
+        let (sender, presets) = mpsc::channel(HANDLE_QUEUE);
+        let engine = Engine::new(config.clone(), Instant::now());
+        Self { client, config, engine, handle: Handle { presets: sender }, presets }
+    }
+
+    /// How the writer is doing, now and from now on.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.engine.health().subscribe()
+    }
+
+    /// A handle that works while the writer runs.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Works until it is shut down or the updates end. Writes that are under
+    /// way then get two seconds.
+    pub async fn run(self, updates: impl Stream<Item = Update>, shutdown: CancellationToken) {
+        let Self { client, config, mut engine, handle: _handle, mut presets } = self;
+        let mut updates = pin!(updates.fuse());
+        let mut pods = pin!(watch_pods(&client, &config.node_name));
+        let writer = Arc::new(Writer::new(client, config.request_timeout));
+        let mut running = FuturesUnordered::new();
+        loop {
+            let wake = loop {
+                match engine.next(Instant::now()) {
+                    Next::Job(job) => {
+                        let writer = Arc::clone(&writer);
+                        running.push(async move {
+                            let result = writer.write(&job.pod, &job.write).await;
+                            (job, result)
+                        });
+                    }
+                    Next::Idle(wake) => break wake,
+                }
+            };
+            tokio::select! {
+                // Answers first: they make room. Then what the shims tell,
+                // which must never have to wait for the API server.
+                biased;
+                () = shutdown.cancelled() => break,
+                Some((job, result)) = running.next() => {
+                    engine.on_done(*job, result, Instant::now());
+                }
+                update = updates.next() => match update {
+                    Some(update) => engine.on_update(update, Instant::now(), SystemTime::now()),
+                    None => break,
+                },
+                Some(change) = pods.next() => match change {
+                    Ok(event) => {
+                        engine.health().clear(Degraded::PodsWatchFailing);
+                        if let Some(change) = pod_change(event) {
+                            engine.on_pod(change, Instant::now());
+                        }
+                    }
+                    Err(error) => engine.health().set(Degraded::PodsWatchFailing, error),
+                },
+                Some(Presetting { pod, containers }) = presets.recv() => {
+                    engine.preset(&pod, containers, Instant::now());
+                }
+                () = until(wake) => {}
+            }
+        }
+        let left = engine.in_flight();
+        if timeout(STOP_WITHIN, async { while running.next().await.is_some() {} }).await.is_err() {
+            tracing::warn!(left, "stopped before all writes were answered");
+        }
+    }
+}
+
+async fn until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => sleep_until(wake.into()).await,
+        None => pending().await,
+    }
+}
+
+/// One watch, limited to this node. It starts over by itself, with a backoff.
+fn watch_pods(
+    client: &Client,
+    node_name: &str,
+) -> impl Stream<Item = watcher::Result<watcher::Event<Received>>> + use<> {
+    let config = watcher::Config::default()
+        .fields(&format!("spec.nodeName={node_name}"))
+        .page_size(PAGE_SIZE);
+    watcher(Api::<Received>::all(client.clone()), config).default_backoff()
+}
+
+fn pod_change(event: watcher::Event<Received>) -> Option<PodChange> {
+    let with = |make: fn(PodRef, crate::pod::Pod) -> PodChange, received: Received| {
+        received.into_parts().map(|(pod_ref, pod)| make(pod_ref, pod))
+    };
+    match event {
+        watcher::Event::Init => Some(PodChange::ListStarts),
+        watcher::Event::InitApply(received) => with(PodChange::Listed, received),
+        watcher::Event::InitDone => Some(PodChange::ListEnds),
+        watcher::Event::Apply(received) => with(PodChange::Changed, received),
+        watcher::Event::Delete(received) => with(|pod, _| PodChange::Deleted(pod), received),
+    }
+}
