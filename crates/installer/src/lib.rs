@@ -1,1 +1,26 @@
 //! Puts the zeropod runtime on a node and configures containerd.
+//!
+//! Everything is decided before anything is done: [`facts::Facts`] says how
+//! the node is, [`plan::desired_config`] and [`plan::undo`] work out the
+//! changes, as pure functions, and the rest carries them out and proves them
+//! by asking the daemon.
+
+pub mod cli;
+pub mod config;
+pub mod containerd;
+pub mod distribution;
+mod error;
+pub mod facts;
+pub mod host;
+mod ours;
+mod place;
+pub mod plan;
+pub mod run;
+mod takeover;
+pub mod version;
+
+pub use error::Error;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,190 @@
+//! Asking the running containerd over its socket: the only proof of what it
+//! has loaded (F-C3).
+//!
+//! The messages are written out by hand, with the fields that are used; there
+//! are six of them.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use prost::Message;
+use serde::Deserialize;
+use tonic::{
+    Code, Request, Status,
+    client::Grpc,
+    codegen::http::uri::PathAndQuery,
+    transport::{Channel, Endpoint},
+};
+use tonic_prost::ProstCodec;
+
+use crate::{Error, version::ContainerdVersion};
+
+/// How long a single question may take. containerd answers in milliseconds
+/// unless it hangs.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A connection to containerd.
+#[derive(Debug, Clone)]
+pub struct Containerd {
+    channel: Channel,
+    socket: PathBuf,
+}
+
+/// A runtime handler as the CRI plugin has it loaded.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Handler {
+    /// Path of the shim; empty if it is looked up by the type.
+    #[serde(default)]
+    pub runtime_path: String,
+    /// Type of the runtime.
+    #[serde(default)]
+    pub runtime_type: String,
+    /// Annotations that are passed to the shim.
+    #[serde(default, rename = "PodAnnotations", alias = "podAnnotations")]
+    pub pod_annotations: Option<Vec<String>>,
+    /// Options for the shim.
+    #[serde(default)]
+    pub options: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Containerd {
+    /// Connects to the socket, found at `path` from here.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub async fn connect(path: &Path) -> Result<Self, Error> {
+        let fail = |reason: String| Error::Containerd {
+            socket: path.to_path_buf(),
+            what: "attention",
+            reason,
+        };
+        let endpoint = Endpoint::from_shared(format!("unix://{}", path.display()))
+            .map_err(|error| fail(error.to_string()))?
+            .connect_timeout(DEADLINE)
+            .timeout(DEADLINE);
+        let channel = endpoint.connect().await.map_err(|error| fail(chain(&error)))?;
+        Ok(Self { channel, socket: path.to_path_buf() })
+    }
+
+    /// The version of the daemon.
+    ///
+    /// # Errors
+    /// When it does not answer or the version is not one.
+    pub async fn version(&self) -> Result<ContainerdVersion, Error> {
+        let response: VersionResponse = self
+            .ask("version", "/containerd.services.version.v1.Version/Version", Empty {})
+            .await
+            .map_err(|status| self.failed("version", &status))?;
+        response.version.parse()
+    }
+
+    /// Every runtime handler that pods can use now, by name. `None` if the CRI
+    /// plugin is not loaded: the daemon runs, but for Kubernetes it is dead.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub async fn handlers(&self) -> Result<Option<HashMap<String, Handler>>, Error> {
+        const WHAT: &str = "runtime handlers";
+        let response: StatusResponse = match self
+            .ask(WHAT, "/runtime.v1.RuntimeService/Status", StatusRequest { verbose: true })
+            .await
+        {
+            Ok(response) => response,
+            Err(status) if status.code() == Code::Unimplemented => return Ok(None),
+            Err(status) => return Err(self.failed(WHAT, &status)),
+        };
+        let config = response.info.get("config").map_or("{}", String::as_str);
+        let config: CriConfig =
+            serde_json::from_str(config).map_err(|error| Error::Containerd {
+                socket: self.socket.clone(),
+                what: WHAT,
+                reason: format!("its configuration is not the expected JSON: {error}"),
+            })?;
+        Ok(Some(config.containerd.runtimes))
+    }
+
+    async fn ask<Q, A>(
+        &self,
+        what: &'static str,
+        method: &'static str,
+        query: Q,
+    ) -> Result<A, Status>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let mut grpc = Grpc::new(self.channel.clone());
+        let ask = async {
+            grpc.ready()
+                .await
+                .map_err(|error| Status::unavailable(format!("{what}: {}", chain(&error))))?;
+            let codec = ProstCodec::<Q, A>::default();
+            let path = PathAndQuery::from_static(method);
+            Ok(grpc.unary(Request::new(query), path, codec).await?.into_inner())
+        };
+        match tokio::time::timeout(DEADLINE, ask).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Status::deadline_exceeded(format!("no answer in {DEADLINE:?}"))),
+        }
+    }
+
+    fn failed(&self, what: &'static str, status: &Status) -> Error {
+        Error::Containerd {
+            socket: self.socket.clone(),
+            what,
+            reason: format!("{:?}: {}", status.code(), status.message()),
+        }
+    }
+}
+
+/// An error and everything that caused it; tonic's own text is only the outermost.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Empty {}
+
+/// `containerd.services.version.v1.VersionResponse`.
+#[derive(Clone, PartialEq, Message)]
+struct VersionResponse {
+    #[prost(string, tag = "1")]
+    version: String,
+}
+
+/// `runtime.v1.StatusRequest`.
+#[derive(Clone, PartialEq, Message)]
+struct StatusRequest {
+    #[prost(bool, tag = "1")]
+    verbose: bool,
+}
+
+/// `runtime.v1.StatusResponse`.
+#[derive(Clone, PartialEq, Message)]
+struct StatusResponse {
+    /// JSON of the plugin's own making, by topic.
+    #[prost(map = "string, string", tag = "2")]
+    info: HashMap<String, String>,
+}
+
+#[derive(Default, Deserialize)]
+struct CriConfig {
+    #[serde(default)]
+    containerd: CriContainerd,
+}
+
+#[derive(Default, Deserialize)]
+struct CriContainerd {
+    #[serde(default)]
+    runtimes: HashMap<String, Handler>,
+}

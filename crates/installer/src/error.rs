@@ -1,0 +1,86 @@
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+/// Why the installer stopped. Every message says what to do about it where
+/// something can be done.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A file or directory of the host could not be used.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what, as the host names it.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A path has more symbolic links than Linux would follow.
+    #[error("{path} has too many levels of symbolic links")]
+    TooManyLinks {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A configuration file of containerd is not TOML, so containerd cannot
+    /// read it either.
+    #[error("{path} is not valid TOML")]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml_edit::TomlError>,
+    },
+    /// A key has a type that containerd would not take.
+    #[error("{key} in {path} is not {expected}")]
+    Type {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A version that does not start with two numbers.
+    #[error("containerd version {0:?} is not of the form 2.1.4")]
+    Version(String),
+    /// The host names no containerd, or more than one.
+    #[error("{0}")]
+    Detection(String),
+    /// The configuration cannot be extended without breaking something.
+    #[error("{path}: {reason}")]
+    Refused {
+        /// The file in question.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// Something that is not there yet.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// The deadline of the run passed.
+    #[error("not done within {0:?} (-timeout)")]
+    Timeout(std::time::Duration),
+    /// containerd could not be asked.
+    #[error("cannot ask containerd at {socket} for its {what}: {reason}")]
+    Containerd {
+        /// The socket.
+        socket: PathBuf,
+        /// What was asked for.
+        what: &'static str,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}

@@ -1,0 +1,27 @@
+//! See the library.
+
+use std::{error::Error as _, io::Write as _, process::ExitCode};
+
+use zeropod_installer::{cli::Args, run::run};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let args = match zeropod_go_flags::parse::<Args>(std::env::args_os()) {
+        Ok(args) => args,
+        Err(error) => return zeropod_go_flags::report(&error),
+    };
+    match run(args).await {
+        Ok(code) => code,
+        Err(error) => {
+            let mut text = format!("zeropod-installer: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            // Nobody is left to tell when standard error is gone.
+            let _ = writeln!(std::io::stderr().lock(), "{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
