@@ -1,1 +1,28 @@
-//! Loads, pins and attaches the traffic redirector of each zeropod sandbox.
+#![doc = include_str!("../README.md")]
+//!
+//! # How it works
+//!
+//! A shim makes the directory `<maps_dir>/<pid of the sandbox>`. [`Redirectors`]
+//! notices, loads the two programs of [`REDIRECTOR`] on maps that it pins in
+//! that directory, attaches them to the sandbox's interfaces by links pinned
+//! beside the maps, and at last pins the map `active_connections`, for which
+//! the shim waits. After that nothing is kept open: the pins are the only
+//! truth, so that the redirect outlives this process, and the next one only
+//! has to look whether they are right.
+//!
+//! A sandbox with a marker directory `<pid>_managed_by_shim` beside its own is
+//! attached by its shim (zeropod from 0.12 on) and left alone.
+
+mod bpf;
+mod error;
+mod maps;
+mod node;
+mod object;
+mod redirectors;
+mod sandbox;
+mod state;
+
+pub use error::Error;
+pub use object::REDIRECTOR;
+pub use redirectors::{Config, Redirectors};
+pub use state::{Attachment, Degraded, ManagedBy, Mechanism, SandboxState, State};

@@ -1,0 +1,269 @@
+//! The few calls of bpf(2) that aya does not offer or that its types would
+//! undo when dropped: links by pin, their device, maps of a program.
+//!
+//! Everything here is a file descriptor that closes when dropped and touches
+//! nothing else.
+#![expect(unsafe_code, reason = "bpf(2) takes pointers")]
+
+mod raw;
+
+use std::{
+    ffi::{CStr, CString},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya_obj::generated::bpf_insn;
+use zeropod_redirector_abi::{Direction, MapGeometry, MapKind};
+
+use self::raw::{
+    ARRAY, CreateMapAttr, ElementAttr, LINK_CREATE, LINK_TYPE_TCX, LINK_UPDATE, LOG_LINES,
+    LOG_SIZE, LoadAttr, MAP_CREATE, MAP_FREEZE, MAP_GET_FD_BY_ID, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM,
+    NAME_SIZE, OBJ_GET, OBJ_PIN, PROG_GET_FD_BY_ID, PROG_LOAD, PinAttr, RDONLY_PROG, RawLinkInfo,
+    RawProgramInfo, SCHED_CLS, TCX_EGRESS, TCX_INGRESS, call, call_for_fd, info_of, raw, size_u32,
+};
+
+/// A TCX link, whoever made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LinkInfo {
+    /// Id of its program.
+    pub(crate) program: u32,
+    /// Device that it is attached to; 0 when that is gone.
+    pub(crate) interface: u32,
+    /// Direction that it is attached to.
+    pub(crate) direction: Direction,
+}
+
+/// What tells a loaded program from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ProgramInfo {
+    /// Hash of its instructions, without the maps they refer to.
+    pub(crate) tag: [u8; 8],
+    /// Ids of its maps, in no order.
+    pub(crate) maps: Vec<u32>,
+}
+
+/// Geometry of a loaded map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct MapInfo {
+    pub(crate) kind: u32,
+    pub(crate) id: u32,
+    pub(crate) key_size: u32,
+    pub(crate) value_size: u32,
+    pub(crate) max_entries: u32,
+    pub(crate) flags: u32,
+    name: [u8; NAME_SIZE],
+}
+
+impl MapInfo {
+    /// Whether it is the map of a program's read-only data, in whose name
+    /// libbpf and cilium/ebpf keep that of the section.
+    pub(crate) fn is_read_only_data(&self) -> bool {
+        let name = self.name.split(|byte| *byte == 0).next().unwrap_or_default();
+        name.ends_with(b".rodata")
+    }
+}
+
+/// Numbers of the map kinds.
+pub(crate) fn kind_number(kind: MapKind) -> u32 {
+    match kind {
+        MapKind::Hash => 1,
+        MapKind::LruHash => 9,
+    }
+}
+
+/// Opens what is pinned at `path`.
+pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = PinAttr { path: path.as_ptr() as u64, ..PinAttr::default() };
+    // SAFETY: `path` outlives the call.
+    unsafe { call_for_fd(OBJ_GET, &mut attr) }
+}
+
+/// Pins an object of any kind at `path`, which must not exist.
+pub(crate) fn pin(object: impl AsFd, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = PinAttr { path: path.as_ptr() as u64, fd: raw(&object), flags: 0 };
+    // SAFETY: `path` outlives the call.
+    unsafe { call(OBJ_PIN, &mut attr) }.map(drop)
+}
+
+/// Creates a map.
+pub(crate) fn create_map(geometry: &MapGeometry) -> io::Result<OwnedFd> {
+    let mut attr = CreateMapAttr {
+        kind: kind_number(geometry.kind),
+        key_size: geometry.key_size,
+        value_size: geometry.value_size,
+        max_entries: geometry.max_entries,
+        ..CreateMapAttr::default()
+    };
+    let name = geometry.name.bytes().take(NAME_SIZE - 1);
+    attr.name.iter_mut().zip(name).for_each(|(to, from)| *to = from);
+    // SAFETY: no pointers in it.
+    unsafe { call_for_fd(MAP_CREATE, &mut attr) }
+}
+
+/// Creates the map of a section of read-only data, frozen as the verifier
+/// wants it to take its values for constants.
+pub(crate) fn create_read_only_data(data: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = CreateMapAttr {
+        kind: ARRAY,
+        key_size: 4,
+        value_size: size_u32(data.len())?,
+        max_entries: 1,
+        flags: RDONLY_PROG,
+        ..CreateMapAttr::default()
+    };
+    attr.name[..7].copy_from_slice(b".rodata");
+    // SAFETY: no pointers in it.
+    let map = unsafe { call_for_fd(MAP_CREATE, &mut attr) }?;
+    let key = 0_u32;
+    let mut attr = ElementAttr {
+        map: raw(&map),
+        padding: 0,
+        key: (&raw const key) as u64,
+        value: data.as_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value outlive the call and are as large as the map's.
+    unsafe { call(MAP_UPDATE_ELEM, &mut attr) }?;
+    // SAFETY: no pointers in it.
+    unsafe { call(MAP_FREEZE, &mut [raw(&map)]) }?;
+    Ok(map)
+}
+
+/// Geometry of an open map.
+pub(crate) fn map_info(map: impl AsFd) -> io::Result<MapInfo> {
+    let mut info = MapInfo {
+        kind: 0,
+        id: 0,
+        key_size: 0,
+        value_size: 0,
+        max_entries: 0,
+        flags: 0,
+        name: [0; NAME_SIZE],
+    };
+    // SAFETY: a prefix of struct bpf_map_info, of integers only.
+    unsafe { info_of(map, &mut info) }?;
+    Ok(info)
+}
+
+/// Opens a map by its id.
+pub(crate) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers in it.
+    unsafe { call_for_fd(MAP_GET_FD_BY_ID, &mut [id, 0, 0]) }
+}
+
+/// The only value of an array map, such as that of read-only data.
+pub(crate) fn only_value(map: impl AsFd, size: u32) -> io::Result<Vec<u8>> {
+    let key = 0_u32;
+    let mut value = vec![0_u8; size as usize];
+    let mut attr = ElementAttr {
+        map: raw(&map),
+        padding: 0,
+        key: (&raw const key) as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value outlive the call and are as large as the map's.
+    unsafe { call(MAP_LOOKUP_ELEM, &mut attr) }?;
+    Ok(value)
+}
+
+/// Loads a traffic-control program. When the verifier refuses it, the error
+/// comes with the end of its log.
+pub(crate) fn load_classifier(
+    name: &str,
+    instructions: &[bpf_insn],
+    license: &CStr,
+) -> Result<OwnedFd, (io::Error, String)> {
+    let load = |log: &mut [u8]| {
+        let mut attr = LoadAttr {
+            kind: SCHED_CLS,
+            instruction_count: size_u32(instructions.len())?,
+            instructions: instructions.as_ptr() as u64,
+            license: license.as_ptr() as u64,
+            log_level: u32::from(!log.is_empty()),
+            log_size: size_u32(log.len())?,
+            log: if log.is_empty() { 0 } else { log.as_mut_ptr() as u64 },
+            ..LoadAttr::default()
+        };
+        let name = name.bytes().take(NAME_SIZE - 1);
+        attr.name.iter_mut().zip(name).for_each(|(to, from)| *to = from);
+        // SAFETY: instructions, license and log outlive the call, and their
+        // sizes are given.
+        unsafe { call_for_fd(PROG_LOAD, &mut attr) }
+    };
+    load(&mut []).map_err(|error| {
+        let mut log = vec![0; LOG_SIZE];
+        let _failed_again = load(&mut log);
+        let text = log.split(|byte| *byte == 0).next().unwrap_or_default();
+        let text = String::from_utf8_lossy(text);
+        let lines: Vec<_> = text.lines().rev().take(LOG_LINES).collect();
+        (error, lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+    })
+}
+
+/// Opens a program by its id.
+pub(crate) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers in it.
+    unsafe { call_for_fd(PROG_GET_FD_BY_ID, &mut [id, 0, 0]) }
+}
+
+/// What tells an open program from another.
+pub(crate) fn program_info(program: impl AsFd) -> io::Result<ProgramInfo> {
+    // More maps than any redirector has.
+    let mut maps = [0_u32; 64];
+    let mut info = RawProgramInfo {
+        map_count: size_u32(maps.len())?,
+        maps: maps.as_mut_ptr() as u64,
+        ..RawProgramInfo::default()
+    };
+    // SAFETY: a prefix of struct bpf_prog_info; `maps` outlives the call and
+    // has room for `map_count` ids.
+    unsafe { info_of(program, &mut info) }?;
+    let maps = maps.into_iter().take(info.map_count as usize).collect();
+    Ok(ProgramInfo { tag: info.tag, maps })
+}
+
+/// Attaches a program to a device of the calling thread's network namespace,
+/// behind the programs that are there. Detached when the link is closed,
+/// unless it is pinned.
+pub(crate) fn attach_tcx(
+    program: impl AsFd,
+    interface: u32,
+    direction: Direction,
+) -> io::Result<OwnedFd> {
+    let attach_type = match direction {
+        Direction::Ingress => TCX_INGRESS,
+        Direction::Egress => TCX_EGRESS,
+    };
+    let mut attr = [raw(&program), interface, attach_type, 0, 0, 0, 0, 0];
+    // SAFETY: no pointers in it.
+    unsafe { call_for_fd(LINK_CREATE, &mut attr) }
+}
+
+/// Puts a program in the place of a link's, with no packet in between that
+/// meets neither.
+pub(crate) fn update_link(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
+    // SAFETY: no pointers in it.
+    unsafe { call(LINK_UPDATE, &mut [raw(&link), raw(&program), 0, 0]) }.map(drop)
+}
+
+/// What an open link is; `None` when it is no TCX link.
+pub(crate) fn link_info(link: impl AsFd) -> io::Result<Option<LinkInfo>> {
+    let mut info = RawLinkInfo::default();
+    // SAFETY: a prefix of struct bpf_link_info, of integers only.
+    unsafe { info_of(link, &mut info) }?;
+    let direction = match (info.kind, info.attach_type) {
+        (LINK_TYPE_TCX, TCX_INGRESS) => Direction::Ingress,
+        (LINK_TYPE_TCX, TCX_EGRESS) => Direction::Egress,
+        _ => return Ok(None),
+    };
+    Ok(Some(LinkInfo { program: info.program, interface: info.interface, direction }))
+}

@@ -1,0 +1,148 @@
+//! The embedded object, and its programs once the kernel has taken them.
+//!
+//! Not by `aya::EbpfLoader`: every one of those parses the BTF of the whole
+//! kernel (B20), which these programs do not need.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+};
+
+use aya_obj::generated::bpf_insn;
+use zeropod_redirector_abi::{
+    Direction, EGRESS_PROGRAM, INGRESS_PROGRAM, PROBE_BINARY_NAME, TRACKER_IGNORE_LOCALHOST,
+    comm_name,
+};
+
+use crate::{Error, bpf, maps::Maps};
+
+/// The object that is loaded for each sandbox: an ELF file for BPF, made by
+/// `cargo xtask build-ebpf`. Other loaders take it as well (aya, libbpf).
+///
+/// Aligned to 8 bytes: parsers of ELF read words in place.
+pub static REDIRECTOR: &[u8] = {
+    #[repr(C, align(8))]
+    struct Aligned<const N: usize>([u8; N]);
+
+    static ALIGNED: &Aligned<{ include_bytes!("redirector.o").len() }> =
+        &Aligned(*include_bytes!("redirector.o"));
+    &ALIGNED.0
+};
+
+/// What the programs are told when they are loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Globals {
+    pub(crate) probe_binary_name: String,
+    pub(crate) ignore_localhost: bool,
+}
+
+/// Both programs in the kernel, attached to nothing.
+pub(crate) struct Programs {
+    ingress: OwnedFd,
+    egress: OwnedFd,
+}
+
+impl Programs {
+    /// Loads both programs on the given maps.
+    pub(crate) fn load(globals: &Globals, maps: &Maps) -> Result<Self, Error> {
+        let mut object = aya_obj::Object::parse(REDIRECTOR).map_err(Error::object)?;
+        let comm = comm_name(&globals.probe_binary_name);
+        let ignore_localhost = [u8::from(globals.ignore_localhost)];
+        let globals = [
+            (PROBE_BINARY_NAME, (comm.as_slice(), true)),
+            (TRACKER_IGNORE_LOCALHOST, (ignore_localhost.as_slice(), true)),
+        ];
+        object.patch_map_data(HashMap::from(globals)).map_err(Error::object)?;
+
+        let definitions: Vec<_> = object.maps.drain().collect();
+        let mut sections = HashMap::new();
+        for (name, definition) in &definitions {
+            if maps.get(name).is_none() {
+                let data = bpf::create_read_only_data(definition.data()).map_err(Error::Maps)?;
+                sections.insert(name.as_str(), data);
+            }
+        }
+        let text: HashSet<_> = object.functions.keys().map(|(section, _)| *section).collect();
+        let maps = definitions.iter().filter_map(|(name, definition)| {
+            let map = maps.get(name).or_else(|| sections.get(name.as_str()).map(OwnedFd::as_fd));
+            Some((name.as_str(), map?.as_raw_fd(), definition))
+        });
+        object.relocate_maps(maps, &text).map_err(Error::object)?;
+        object.relocate_calls(&text).map_err(Error::object)?;
+        Ok(Self {
+            ingress: load_program(&object, INGRESS_PROGRAM)?,
+            egress: load_program(&object, EGRESS_PROGRAM)?,
+        })
+    }
+
+    /// The program for a direction.
+    pub(crate) fn program(&self, direction: Direction) -> BorrowedFd<'_> {
+        match direction {
+            Direction::Ingress => self.ingress.as_fd(),
+            Direction::Egress => self.egress.as_fd(),
+        }
+    }
+
+    /// What tells them from other programs.
+    pub(crate) fn identity(&self) -> io::Result<Identity> {
+        let ingress = bpf::program_info(&self.ingress)?;
+        let egress = bpf::program_info(&self.egress)?;
+        Ok(Identity {
+            ingress: (ingress.tag, read_only_data(&ingress)?),
+            egress: (egress.tag, read_only_data(&egress)?),
+        })
+    }
+}
+
+/// What tells our programs, told our globals, from others: tags of the
+/// instructions and read-only data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    ingress: ([u8; 8], Option<Vec<u8>>),
+    egress: ([u8; 8], Option<Vec<u8>>),
+}
+
+impl Identity {
+    /// That of the programs that would be loaded.
+    pub(crate) fn ours(globals: &Globals) -> Result<Self, Error> {
+        Programs::load(globals, &Maps::unpinned()?)?.identity().map_err(Error::Maps)
+    }
+
+    /// Whether a loaded program is ours, on maps with these ids.
+    pub(crate) fn is(
+        &self,
+        direction: Direction,
+        program: &bpf::ProgramInfo,
+        maps: &BTreeSet<u32>,
+    ) -> io::Result<bool> {
+        let (tag, data) = match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        };
+        let others = program.maps.iter().filter(|id| !maps.contains(id)).count();
+        Ok(program.tag == *tag
+            && others == usize::from(data.is_some())
+            && read_only_data(program)? == *data)
+    }
+}
+
+fn load_program(object: &aya_obj::Object, name: &'static str) -> Result<OwnedFd, Error> {
+    let program = object.programs.get(name).ok_or(Error::NoProgram { program: name })?;
+    let function = object.functions.get(&program.function_key());
+    let instructions: &[bpf_insn] =
+        &function.ok_or(Error::NoProgram { program: name })?.instructions;
+    bpf::load_classifier(name, instructions, &program.license)
+        .map_err(|(source, log)| Error::Program { program: name, log, source })
+}
+
+fn read_only_data(program: &bpf::ProgramInfo) -> io::Result<Option<Vec<u8>>> {
+    for id in &program.maps {
+        let map = bpf::map_by_id(*id)?;
+        let info = bpf::map_info(&map)?;
+        if info.is_read_only_data() {
+            return bpf::only_value(&map, info.value_size).map(Some);
+        }
+    }
+    Ok(None)
+}

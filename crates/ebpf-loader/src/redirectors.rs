@@ -1,0 +1,291 @@
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use zeropod_shim_api::names::sandbox_maps_dir;
+
+use crate::{
+    Attachment, Degraded, Error, ManagedBy, Mechanism, SandboxState, State,
+    error::chain,
+    node::{self, Watch},
+    object::{Globals, Identity},
+    sandbox::{Change, Sandbox},
+};
+
+/// How often the directory is listed without notice of a change (R4).
+const RESCAN: Duration = Duration::from_secs(30);
+/// How often an attached sandbox is looked at again.
+const VERIFY: Duration = Duration::from_mins(5);
+/// How long a failed sandbox waits for its next attempt: doubled each time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_mins(1);
+/// How long attaching may take; usually some ten milliseconds.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Sandboxes that are attached at the same time.
+const CONCURRENCY: usize = 4;
+
+/// Where to find the sandboxes, and what to tell their programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Directory of the pins, `/sys/fs/bpf/zeropod_maps` on a node. Made when
+    /// it is missing, if its parent is on a BPF file system.
+    pub maps_dir: PathBuf,
+    /// The host's `/proc`: `/hostproc` in the manager's pod.
+    pub host_proc: PathBuf,
+    /// Name of the process whose packets are the kubelet's probes, for as
+    /// long as its address is not known; cut to 15 bytes as the kernel does.
+    pub probe_binary_name: String,
+    /// Whether packets from 127.0.0.1 and `::1` do not keep a container awake.
+    pub ignore_localhost: bool,
+}
+
+/// Keeps the redirector of every sandbox attached.
+#[derive(Debug)]
+pub struct Redirectors {
+    config: Config,
+    state: watch::Sender<State>,
+}
+
+impl Redirectors {
+    /// Touches nothing until it [runs](Self::run).
+    pub fn new(config: Config) -> Self {
+        Self { config, state: watch::Sender::default() }
+    }
+
+    /// Follows what they are doing.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Attaches sandboxes as they appear until told to stop. What is attached
+    /// stays attached.
+    ///
+    /// Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_SYS_ADMIN` (for setns), and a
+    /// tokio runtime with I/O and time.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let Self { config, state } = self;
+        let globals = Globals {
+            probe_binary_name: config.probe_binary_name.clone(),
+            ignore_localhost: config.ignore_localhost,
+        };
+        let mut tracker = Tracker {
+            config,
+            state,
+            attacher: Arc::new(Attacher { globals, ours: OnceLock::new() }),
+            plans: BTreeMap::new(),
+            running: JoinSet::new(),
+            watch: None,
+        };
+        let mut rescan = interval(RESCAN);
+        rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let next = tracker.next_attempt();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = rescan.tick() => tracker.scan(),
+                () = tracker_changed(&mut tracker.watch) => tracker.scan(),
+                Some(done) = tracker.running.join_next() => {
+                    if let Ok((pid, result)) = done {
+                        tracker.done(pid, result);
+                    }
+                }
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+            }
+            tracker.start_due();
+        }
+    }
+}
+
+/// Waits for a change of the watched directory; for ever if none is watched.
+async fn tracker_changed(watch: &mut Option<Watch>) {
+    match watch {
+        Some(open) => {
+            if !open.changed().await {
+                *watch = None;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// When to look at a sandbox that we attach.
+struct Plan {
+    /// No attempt before this.
+    next: Instant,
+    running: bool,
+    failures: u32,
+}
+
+struct Tracker {
+    config: Config,
+    state: watch::Sender<State>,
+    attacher: Arc<Attacher>,
+    plans: BTreeMap<u32, Plan>,
+    running: JoinSet<(u32, Result<Change, Error>)>,
+    watch: Option<Watch>,
+}
+
+impl Tracker {
+    /// Brings the plans in line with the directory.
+    fn scan(&mut self) {
+        let mut degraded = BTreeSet::new();
+        let Config { maps_dir, host_proc, .. } = &self.config;
+        let found = match node::prepare(maps_dir) {
+            Ok(()) => {
+                if self.watch.is_none() {
+                    match Watch::new(maps_dir) {
+                        Ok(watch) => self.watch = Some(watch),
+                        Err(error) => {
+                            debug!(%error, "no notice of new sandboxes");
+                            degraded.insert(Degraded::NoNotice);
+                        }
+                    }
+                }
+                node::list(maps_dir, host_proc).map_err(|error| (Degraded::MapsDirUnusable, error))
+            }
+            Err(unusable) => Err(unusable),
+        };
+        let found = found.unwrap_or_else(|(why, error)| {
+            if !self.state.borrow().degraded.contains(&why) {
+                warn!(state = why.as_str(), error = chain(&error), "cannot attach redirectors");
+            }
+            degraded.insert(why);
+            BTreeMap::new()
+        });
+        let ours = |pid: &u32| found.get(pid) == Some(&ManagedBy::Manager);
+        self.plans.retain(|pid, _| ours(pid));
+        for pid in found.keys().filter(|pid| ours(pid)) {
+            self.plans.entry(*pid).or_insert_with(|| Plan {
+                next: Instant::now(),
+                running: false,
+                failures: 0,
+            });
+        }
+        self.state.send_if_modified(|state| state.update(degraded, &found));
+    }
+
+    fn next_attempt(&self) -> Option<Instant> {
+        if self.running.len() >= CONCURRENCY {
+            return None;
+        }
+        self.plans.values().filter(|plan| !plan.running).map(|plan| plan.next).min()
+    }
+
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        for (pid, plan) in &mut self.plans {
+            if self.running.len() >= CONCURRENCY {
+                break;
+            }
+            if plan.running || plan.next > now {
+                continue;
+            }
+            plan.running = true;
+            let sandbox = Sandbox {
+                pid: *pid,
+                pins: sandbox_maps_dir(&self.config.maps_dir, *pid),
+                host_proc: self.config.host_proc.clone(),
+            };
+            self.running.spawn(attach(Arc::clone(&self.attacher), sandbox));
+        }
+    }
+
+    fn done(&mut self, pid: u32, result: Result<Change, Error>) {
+        // It may have gone in the meantime, and with it the error's interest.
+        let Some(plan) = self.plans.get_mut(&pid) else { return };
+        plan.running = false;
+        let attachment = match result {
+            Ok(change) => {
+                if change == Change::Attached {
+                    info!(sandbox = pid, "redirector attached");
+                }
+                plan.failures = 0;
+                plan.next = Instant::now() + VERIFY;
+                Attachment::Attached(Mechanism::Tcx)
+            }
+            Err(error) => {
+                let error = chain(&error);
+                let wait = FIRST_RETRY.saturating_mul(1 << plan.failures.min(6)).min(LAST_RETRY);
+                plan.failures = plan.failures.saturating_add(1);
+                plan.next = Instant::now() + wait;
+                warn!(sandbox = pid, error, attempts = plan.failures, "redirector not attached");
+                Attachment::Failed { error, attempts: plan.failures }
+            }
+        };
+        self.state.send_if_modified(|state| match state.sandboxes.get_mut(&pid) {
+            Some(sandbox) if sandbox.attachment != attachment => {
+                sandbox.attachment = attachment;
+                true
+            }
+            _ => false,
+        });
+    }
+}
+
+impl State {
+    /// Takes over what a scan found; whether that changed anything.
+    fn update(&mut self, degraded: BTreeSet<Degraded>, found: &BTreeMap<u32, ManagedBy>) -> bool {
+        let before = self.clone();
+        self.degraded = degraded;
+        self.sandboxes.retain(|pid, _| found.contains_key(pid));
+        for (pid, managed_by) in found {
+            let new = SandboxState { managed_by: *managed_by, attachment: Attachment::Pending };
+            let known = self.sandboxes.entry(*pid).or_insert_with(|| new.clone());
+            if known.managed_by != *managed_by {
+                *known = new;
+            }
+        }
+        *self != before
+    }
+}
+
+/// What attaching needs beside the sandbox.
+struct Attacher {
+    globals: Globals,
+    /// Known from the first sandbox on: nothing is loaded before that.
+    ours: OnceLock<Identity>,
+}
+
+impl Attacher {
+    fn attach(&self, sandbox: &Sandbox) -> Result<Change, Error> {
+        let ours = if let Some(ours) = self.ours.get() {
+            ours
+        } else {
+            let ours = Identity::ours(&self.globals)?;
+            self.ours.get_or_init(|| ours)
+        };
+        sandbox.attach(&self.globals, ours)
+    }
+}
+
+/// Attaches on a thread of its own, since it enters a network namespace.
+async fn attach(attacher: Arc<Attacher>, sandbox: Sandbox) -> (u32, Result<Change, Error>) {
+    let pid = sandbox.pid;
+    let (tell, told) = oneshot::channel();
+    let work = move || {
+        // Nobody listens any more after the deadline.
+        let _unheard = tell.send(attacher.attach(&sandbox));
+    };
+    let thread = |source| Error::Thread { pid, source };
+    if let Err(error) = thread::Builder::new().name(format!("sandbox {pid}")).spawn(work) {
+        return (pid, Err(thread(error)));
+    }
+    let result = match timeout(DEADLINE, told).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(thread(io::Error::other("it panicked"))),
+        Err(_) => Err(Error::Deadline { pid, limit: DEADLINE }),
+    };
+    (pid, result)
+}

@@ -1,0 +1,86 @@
+//! What the redirectors are doing, for whoever wants to show it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The state of all redirectors of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// What keeps all of them from working as they should; empty when all is
+    /// well, or when it was not looked at yet.
+    pub degraded: BTreeSet<Degraded>,
+    /// The sandboxes that run, by pid.
+    pub sandboxes: BTreeMap<u32, SandboxState>,
+}
+
+/// The state of one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxState {
+    /// Who attaches its redirector.
+    pub managed_by: ManagedBy,
+    /// Whether it is attached.
+    pub attachment: Attachment,
+}
+
+/// Who attaches the redirector of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ManagedBy {
+    /// This process; shims up to 0.11.
+    Manager,
+    /// The sandbox's own shim; from 0.12 on.
+    Shim,
+}
+
+/// Whether the redirector of a sandbox is attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attachment {
+    /// Not known yet, or not ours to know.
+    Pending,
+    /// To all its interfaces, in both directions.
+    Attached(Mechanism),
+    /// The last attempt failed; the next one follows by itself.
+    Failed {
+        /// What went wrong, with its causes.
+        error: String,
+        /// Attempts that failed since it last was attached.
+        attempts: u32,
+    },
+}
+
+/// How programs are attached to an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mechanism {
+    /// By pinned TCX links (Linux 6.6).
+    Tcx,
+}
+
+impl Mechanism {
+    /// A name for logs and labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+        }
+    }
+}
+
+/// What keeps the redirectors of a node from working as they should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Degraded {
+    /// The directory of the pins is on no BPF file system: wake-up is off.
+    BpffsMissing,
+    /// The directory of the pins cannot be made or read: wake-up is off.
+    MapsDirUnusable,
+    /// New sandboxes are found by looking now and then, since the kernel
+    /// gives no notice (`fs.inotify.max_user_instances`).
+    NoNotice,
+}
+
+impl Degraded {
+    /// A name for logs, labels and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BpffsMissing => "bpffs-missing",
+            Self::MapsDirUnusable => "maps-dir-unusable",
+            Self::NoNotice => "no-notice-of-new-sandboxes",
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Real sandboxes in network namespaces, with real connections.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    os::unix::fs::symlink,
+    process,
+    time::Duration,
+};
+
+use common::{
+    can_run,
+    manager::Manager,
+    node::{Node, Sandbox},
+    wait_until,
+};
+use zeropod_ebpf_loader::{Attachment, Degraded, ManagedBy, SandboxState};
+
+const LINKS: [&str; 4] = ["tcx_ingress_lo", "tcx_egress_lo", "tcx_ingress_eth0", "tcx_egress_eth0"];
+
+/// What a client reads from a server.
+fn ask(address: IpAddr, port: u16) -> io::Result<String> {
+    let limit = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Application and proxy, as the shim sets them up for a container that is
+/// scaled down.
+fn scale_down(sandbox: &Sandbox, application: u16, proxy: u16) {
+    sandbox.map("socket_tracker").insert(application, 0_u64, 0).unwrap();
+    sandbox.map("ingress_redirects").insert(application, proxy, 0).unwrap();
+    sandbox.map("egress_redirects").insert(proxy, application, 0).unwrap();
+}
+
+fn activity(sandbox: &Sandbox, application: u16) -> u64 {
+    sandbox.map::<u16, u64>("socket_tracker").get(&application, 0).unwrap()
+}
+
+/// Ids of the programs behind the pinned links.
+fn programs(sandbox: &Sandbox) -> Vec<u32> {
+    let program = |link: &str| {
+        let link = aya::programs::links::PinnedLink::from_pin(sandbox.pins.join(link)).unwrap();
+        aya::programs::links::FdLink::from(link).info().unwrap().program_id()
+    };
+    LINKS.into_iter().map(program).collect()
+}
+
+/// Programs attached to the interfaces, whoever attached them.
+fn attached_programs(sandbox: &Sandbox) -> usize {
+    use aya::programs::{SchedClassifier, TcAttachType};
+    sandbox.inside(|| {
+        let mut programs = 0;
+        for interface in ["lo", "eth0"] {
+            for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+                programs += SchedClassifier::query_tcx(interface, direction).unwrap().1.len();
+            }
+        }
+        programs
+    })
+}
+
+#[test]
+fn connections_are_redirected_while_scaled_down_and_direct_when_running() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let node = Node::new();
+    let mut manager = Manager::start(&node);
+    wait_until("the directory is made", || node.maps_dir().exists());
+    let sandbox = node.sandbox();
+    sandbox.make_pin_dir();
+    manager.wait_until_attached(&sandbox);
+
+    let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+    let application = sandbox.serve(any, "application");
+    let proxy = sandbox.serve(any, "proxy");
+    for address in [sandbox.ipv4(), sandbox.ipv6()] {
+        assert_eq!(ask(address, application).unwrap(), "application");
+    }
+    scale_down(&sandbox, application, proxy);
+    assert_eq!(activity(&sandbox, application), 0);
+    for address in [sandbox.ipv4(), sandbox.ipv6()] {
+        assert_eq!(ask(address, application).unwrap(), "proxy");
+    }
+    assert_ne!(activity(&sandbox, application), 0);
+    for localhost in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        assert_eq!(sandbox.inside(|| ask(localhost, application)).unwrap(), "proxy");
+    }
+    sandbox.map("disable_redirect").insert(application, 1_u8, 0).unwrap();
+    for address in [sandbox.ipv4(), sandbox.ipv6()] {
+        assert_eq!(ask(address, application).unwrap(), "application");
+    }
+    manager.stop();
+    assert_eq!(attached_programs(&sandbox), 4);
+}
+
+#[test]
+fn checksums_are_right_without_offload_b2() {
+    if !can_run(&["ip", "ethtool"]) {
+        return;
+    }
+    let node = Node::new();
+    let mut manager = Manager::start(&node);
+    let sandbox = node.sandbox();
+    wait_until("the directory is made", || node.maps_dir().exists());
+    sandbox.make_pin_dir();
+    manager.wait_until_attached(&sandbox);
+    // Without transmit offload every packet carries its sum and every receiver
+    // checks it.
+    common::sh(
+        "ethtool -K $(ip -br link | sed -n \"s/^\\(host[0-9]*\\).*/\\1/p\") tx off gro off >/dev/null",
+    );
+    sandbox.sh("ethtool -K eth0 tx off gro off >/dev/null");
+
+    let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+    let proxy = sandbox.serve(any, "proxy");
+    scale_down(&sandbox, 80, proxy);
+    for address in [sandbox.ipv4(), sandbox.ipv6()] {
+        assert_eq!(ask(address, 80).unwrap(), "proxy");
+    }
+    // A proxy that is gone refuses, rather than leaving the client to wait:
+    // its RST passes the checks too.
+    scale_down(&sandbox, 81, 1);
+    for address in [sandbox.ipv4(), sandbox.ipv6()] {
+        let refused = ask(address, 81).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+    manager.stop();
+}
+
+#[test]
+fn a_sandbox_made_while_no_manager_ran_is_attached_r1() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let node = Node::new();
+    fs::create_dir(node.maps_dir()).unwrap();
+    let sandboxes = [node.sandbox(), node.sandbox(), node.sandbox()];
+    sandboxes.iter().for_each(Sandbox::make_pin_dir);
+    let mut manager = Manager::start(&node);
+    for sandbox in &sandboxes {
+        manager.wait_until_attached(sandbox);
+        assert_eq!(attached_programs(sandbox), 4);
+    }
+    manager.stop();
+}
+
+#[test]
+fn a_restart_changes_nothing_f_e7() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let node = Node::new();
+    fs::create_dir(node.maps_dir()).unwrap();
+    let sandbox = node.sandbox();
+    sandbox.make_pin_dir();
+    let mut manager = Manager::start(&node);
+    manager.wait_until_attached(&sandbox);
+    let proxy = sandbox.serve(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0), "proxy");
+    scale_down(&sandbox, 80, proxy);
+    let before = programs(&sandbox);
+    for kill in [false, true] {
+        if kill {
+            manager.kill();
+        } else {
+            manager.stop();
+        }
+        assert_eq!(ask(sandbox.ipv4(), 80).unwrap(), "proxy");
+        manager = Manager::start(&node);
+        manager.wait_until_attached(&sandbox);
+        assert_eq!(ask(sandbox.ipv4(), 80).unwrap(), "proxy");
+        assert_eq!(programs(&sandbox), before);
+        assert_eq!(attached_programs(&sandbox), 4);
+    }
+    manager.stop();
+}
+
+#[test]
+fn what_is_missing_is_attached_again_and_what_is_there_is_kept() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let node = Node::new();
+    fs::create_dir(node.maps_dir()).unwrap();
+    let sandbox = node.sandbox();
+    sandbox.make_pin_dir();
+    let mut manager = Manager::start(&node);
+    manager.wait_until_attached(&sandbox);
+    manager.stop();
+    let before = programs(&sandbox);
+    let proxy = sandbox.serve(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0), "proxy");
+    scale_down(&sandbox, 80, proxy);
+
+    fs::remove_file(sandbox.pins.join("tcx_ingress_eth0")).unwrap();
+    let mut manager = Manager::start(&node);
+    manager.wait_until_attached(&sandbox);
+    assert_eq!(ask(sandbox.ipv4(), 80).unwrap(), "proxy");
+    assert_eq!(attached_programs(&sandbox), 4);
+    let after = programs(&sandbox);
+    assert_ne!(after[2], before[2]);
+    assert_eq!([after[0], after[1], after[3]], [before[0], before[1], before[3]]);
+    manager.stop();
+}
+
+#[test]
+fn a_sandbox_that_its_shim_attaches_is_left_alone() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let node = Node::new();
+    let mut manager = Manager::start(&node);
+    wait_until("the directory is made", || node.maps_dir().exists());
+    let sandbox = node.sandbox();
+    let marker = format!("{}_managed_by_shim", sandbox.pid());
+    fs::create_dir(node.maps_dir().join(marker)).unwrap();
+    sandbox.make_pin_dir();
+    let by_shim = SandboxState { managed_by: ManagedBy::Shim, attachment: Attachment::Pending };
+    let pid = sandbox.pid();
+    manager.wait_for("the sandbox", |state| state.sandboxes.get(&pid) == Some(&by_shim));
+    // Another one, attached after it, shows that it is not merely late.
+    let other = node.sandbox();
+    other.make_pin_dir();
+    manager.wait_until_attached(&other);
+    assert_eq!(fs::read_dir(&sandbox.pins).unwrap().count(), 0);
+    manager.stop();
+}
+
+#[test]
+fn a_sandbox_in_the_hosts_namespace_is_refused_f_e10() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let node = Node::new();
+    // This process stands for the host's first, and for the sandbox.
+    let pid = process::id();
+    let host_proc = tempfile::tempdir().unwrap();
+    for process in ["1".to_owned(), pid.to_string()] {
+        symlink(format!("/proc/{pid}"), host_proc.path().join(process)).unwrap();
+    }
+    fs::create_dir_all(node.maps_dir().join(pid.to_string())).unwrap();
+    let mut manager = Manager::start_on(&node, host_proc.path().to_owned());
+    let state = manager.wait_for("a refusal", |state| {
+        matches!(
+            state.sandboxes.get(&pid).map(|sandbox| &sandbox.attachment),
+            Some(Attachment::Failed { .. })
+        )
+    });
+    let Attachment::Failed { error, .. } = &state.sandboxes[&pid].attachment else {
+        unreachable!()
+    };
+    assert_eq!(*error, format!("sandbox {pid} is in the network namespace of the host"));
+    manager.stop();
+}
+
+#[test]
+fn a_failed_sandbox_is_tried_again_and_hurts_no_other() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let node = Node::new();
+    fs::create_dir(node.maps_dir()).unwrap();
+    let (broken, healthy) = (node.sandbox(), node.sandbox());
+    broken.sh("ip link set eth0 down && ip link set eth0 name net1");
+    broken.make_pin_dir();
+    healthy.make_pin_dir();
+    let mut manager = Manager::start(&node);
+    manager.wait_until_attached(&healthy);
+    let pid = broken.pid();
+    let state = manager.wait_for("a failure", |state| {
+        matches!(state.sandboxes[&pid].attachment, Attachment::Failed { attempts: 2.., .. })
+    });
+    let Attachment::Failed { error, .. } = &state.sandboxes[&pid].attachment else {
+        unreachable!()
+    };
+    assert!(error.starts_with(&format!("sandbox {pid} has no interface eth0: ")), "{error}");
+    // A shim up to 0.11 would take it for attached.
+    assert!(!broken.pins.join("active_connections").exists());
+    broken.sh("ip link set net1 name eth0 && ip link set eth0 up");
+    manager.wait_until_attached(&broken);
+    assert!(broken.pins.join("active_connections").exists());
+    manager.stop();
+}
+
+#[test]
+fn a_sandbox_that_ends_is_forgotten() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let node = Node::new();
+    fs::create_dir(node.maps_dir()).unwrap();
+    let sandbox = node.sandbox();
+    sandbox.make_pin_dir();
+    let mut manager = Manager::start(&node);
+    manager.wait_until_attached(&sandbox);
+    let pins = sandbox.pins.clone();
+    drop(sandbox);
+    // As its shim does when the sandbox is deleted.
+    fs::remove_dir_all(pins).unwrap();
+    manager.wait_for("nothing", |state| state.sandboxes.is_empty());
+    manager.stop();
+}
+
+#[test]
+fn without_a_bpf_file_system_the_state_says_so_r6_f_d3() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let node = Node::without_bpffs();
+    let mut manager = Manager::start(&node);
+    let state = manager.wait_for("a degraded state", |state| !state.degraded.is_empty());
+    assert_eq!(state.degraded.into_iter().collect::<Vec<_>>(), [Degraded::BpffsMissing]);
+    assert!(!node.maps_dir().exists());
+    manager.stop();
+}
