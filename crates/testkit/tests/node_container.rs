@@ -1,4 +1,5 @@
 //! A real container, checkpointed and restored.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{fs, net::IpAddr, path::Path, time::Duration};
 

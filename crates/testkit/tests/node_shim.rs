@@ -1,4 +1,5 @@
 //! The stand-in shim over a real socket, asked by the Rust client.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 

@@ -1,11 +1,13 @@
 //! Sandboxes, containers, the stand-in shim and its activator.
 
+pub mod activator;
 pub mod container;
 mod error;
 mod isolated;
 pub mod netns;
 pub mod sandbox;
 pub mod shim;
+pub mod stand_in;
 
 pub use error::Error;
 pub use isolated::isolated;

@@ -8,6 +8,7 @@ use std::{
     os::fd::AsRawFd,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
@@ -44,6 +45,7 @@ pub struct Sandbox {
     outside: NetNs,
     host_link: String,
     addresses: Addresses,
+    abandoned: AtomicBool,
 }
 
 /// Addresses of both ends of a sandbox's link.
@@ -75,6 +77,7 @@ impl Sandbox {
             pause,
             outside,
             addresses: Addresses::of(index),
+            abandoned: AtomicBool::new(false),
         };
         sandbox.connect(outside_file)?;
         Ok(sandbox)
@@ -97,8 +100,8 @@ impl Sandbox {
 
     /// Leaves the sandbox running when this is dropped, as a shim does that
     /// dies without a clean-up.
-    pub fn keep(self) {
-        std::mem::forget(self);
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
     }
 
     fn connect(&mut self, outside: File) -> Result<(), Error> {
@@ -127,6 +130,9 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        if self.abandoned.load(Ordering::Relaxed) {
+            return;
+        }
         // Both fail only when it is gone already.
         let _ = self.pause.kill();
         let _ = self.pause.wait();

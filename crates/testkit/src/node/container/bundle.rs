@@ -82,7 +82,7 @@ fn oci_config(config: &ContainerConfig, criu: &Path) -> Value {
             ],
             // One level below the root of each hierarchy: runc removes just
             // the last.
-            "cgroupsPath": format!("/zeropod-testkit-{short_id}"),
+            "cgroupsPath": format!("/zeropod-testkit-{}", config.id),
         },
     })
 }

@@ -11,7 +11,10 @@ use std::{
     io::{self, PipeReader, PipeWriter, Read, pipe},
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -43,12 +46,14 @@ pub struct ContainerConfig {
     pub criu: Option<PathBuf>,
 }
 
-/// A container. Whoever made it has to [`Container::delete`] it: dropping it
-/// leaves it running, as the end of a shim does.
+/// A container. Dropping it kills it, which blocks for some milliseconds, and
+/// leaves its files.
 #[derive(Debug)]
 pub struct Container {
     config: ContainerConfig,
     output: Output,
+    /// Whether runc knows it and a drop has to remove it.
+    exists: AtomicBool,
 }
 
 impl Container {
@@ -58,7 +63,7 @@ impl Container {
     /// When its files cannot be written or runc fails.
     pub async fn create(config: ContainerConfig) -> Result<Self, Error> {
         bundle::write(&config)?;
-        let container = Self { config, output: Output::new()? };
+        let container = Self { config, output: Output::new()?, exists: AtomicBool::new(false) };
         container.create_again().await?;
         Ok(container)
     }
@@ -76,6 +81,7 @@ impl Container {
             self.pid_file().into(),
             self.config.id.clone().into(),
         ];
+        self.exists.store(true, Ordering::Relaxed);
         self.runc(args, true).await
     }
 
@@ -125,6 +131,7 @@ impl Container {
             self.pid_file().into(),
             self.config.id.clone().into(),
         ];
+        self.exists.store(true, Ordering::Relaxed);
         let restored = self.runc(args, true).await;
         remove_dir(&self.images())?;
         restored
@@ -136,7 +143,15 @@ impl Container {
     /// # Errors
     /// When runc fails.
     pub async fn delete(&self) -> Result<(), Error> {
-        self.runc(["delete", "--force", &self.config.id].map(OsString::from), false).await
+        self.runc(["delete", "--force", &self.config.id].map(OsString::from), false).await?;
+        self.exists.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Leaves it running when this is dropped, as a shim does that dies
+    /// without a clean-up.
+    pub fn abandon(&self) {
+        self.exists.store(false, Ordering::Relaxed);
     }
 
     /// Removes the container's directory and images, after
@@ -186,6 +201,13 @@ impl Container {
         self.config.dir.join("pid")
     }
 
+    fn runc_command(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.config.runc);
+        command.arg("--root").arg(self.config.dir.join("runc"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
     /// Runs runc to its end. Processes of the container inherit the output
     /// pipe, so that only commands that make some get it.
     async fn runc(
@@ -195,16 +217,13 @@ impl Container {
     ) -> Result<(), Error> {
         let log = self.config.dir.join("runc.log");
         let _ = fs::remove_file(&log);
-        let mut command = Command::new(&self.config.runc);
-        command.arg("--root").arg(self.config.dir.join("runc")).arg("--log").arg(&log);
-        command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+        let mut command = Command::from(self.runc_command());
+        command.arg("--log").arg(&log).args(args).kill_on_drop(true);
         if let Some(criu) = &self.config.criu {
             command.env("PATH", path_with(criu));
         }
         if starts_processes {
             command.stdout(self.output.writer()?).stderr(self.output.writer()?);
-        } else {
-            command.stdout(Stdio::null()).stderr(Stdio::null());
         }
         let program = format!("{:?}", command.as_std());
         let failed = |reason| Error::Program { program, reason };
@@ -221,6 +240,15 @@ impl Container {
             }
             Ok(Err(error)) => Err(failed(error.to_string())),
             Err(_) => Err(failed("no end within a minute".into())),
+        }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if self.exists.load(Ordering::Relaxed) {
+            // Nobody is left to tell of a failure.
+            let _ = self.runc_command().args(["delete", "--force", &self.config.id]).status();
         }
     }
 }

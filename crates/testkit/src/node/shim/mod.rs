@@ -145,7 +145,8 @@ impl Service {
         self.shared.state().create(identity);
     }
 
-    /// A container was removed. Sends nothing.
+    /// A container was removed. Sends nothing; `Metrics` and `GetStatus` no
+    /// longer know it, but [`Service::stopping`] still does.
     pub fn delete(&self, id: &str) {
         self.shared.state().delete(id);
     }
@@ -190,7 +191,7 @@ impl Service {
         self.apply(id, Event::Stopping)
     }
 
-    /// Ids of its containers.
+    /// Ids of every container that it ever had.
     pub fn ids(&self) -> Vec<String> {
         self.shared.state().ids()
     }

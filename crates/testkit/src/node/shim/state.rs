@@ -44,6 +44,8 @@ struct Container {
     restore: Option<Operation>,
     checkpoint_errors: i64,
     restore_errors: i64,
+    /// Only its last STOPPING is still to come.
+    deleted: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -74,14 +76,18 @@ impl State {
             restore: None,
             checkpoint_errors: 0,
             restore_errors: 0,
+            deleted: false,
         };
         self.containers.insert(container.identity.id.clone(), container);
     }
 
     pub(super) fn delete(&mut self, id: &str) {
-        self.containers.remove(id);
+        if let Some(container) = self.containers.get_mut(id) {
+            container.deleted = true;
+        }
     }
 
+    /// Of every container that there ever was.
     pub(super) fn ids(&self) -> Vec<String> {
         self.containers.keys().cloned().collect()
     }
@@ -134,13 +140,14 @@ impl State {
 
     /// The answer to `GetStatus`, which clears nothing.
     pub(super) fn status(&self, id: &str, now: SystemTime) -> Option<ContainerStatus> {
-        let container = self.containers.get(id)?;
+        let container = self.containers.get(id).filter(|it| !it.deleted)?;
         Some(container.message(container.phase(), String::new(), now))
     }
 
     /// The answer to `Metrics`, in random order. Clears all but `running`.
     pub(super) fn read_metrics(&mut self) -> MetricsResponse {
-        let metrics = self.containers.values_mut().map(Container::read_metrics).collect();
+        let known = self.containers.values_mut().filter(|it| !it.deleted);
+        let metrics = known.map(Container::read_metrics).collect();
         MetricsResponse { metrics, ..MetricsResponse::default() }
     }
 }

@@ -1,0 +1,303 @@
+//! One container from its start through scale-downs and wake-ups to its end.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinHandle,
+};
+
+use super::{ContainerSpec, Happening, Mode, StandInConfig, What, happening::millis};
+use crate::node::{
+    Error,
+    activator::{Activator, ActivatorConfig, Activity, WakeError},
+    container::{Container, ContainerConfig},
+    shim::{Identity, Service},
+};
+
+/// A container of a stand-in.
+#[derive(Debug)]
+pub(super) struct Managed {
+    inner: Arc<Inner>,
+    /// Holds the activator.
+    task: Mutex<JoinHandle<()>>,
+}
+
+/// Where a container lives.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) namespace: String,
+    pub(super) pod: String,
+    pub(super) netns: PathBuf,
+    pub(super) maps: PathBuf,
+}
+
+#[derive(Debug)]
+struct Inner {
+    spec: ContainerSpec,
+    place: Place,
+    service: Service,
+    config: StandInConfig,
+    container: Container,
+    /// Held during every change, so that a connection that comes during a
+    /// scale-down waits for its end.
+    state: Mutex<State>,
+    running: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct State {
+    life: Life,
+    /// After a failure containers are killed instead of checkpointed.
+    mode: Mode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Running,
+    Down(Mode),
+    Stopped,
+}
+
+impl Managed {
+    pub(super) async fn start(
+        config: &StandInConfig,
+        service: &Service,
+        place: Place,
+        spec: ContainerSpec,
+    ) -> Result<Self, Error> {
+        service.create(Identity {
+            id: spec.id.clone(),
+            name: spec.name.clone(),
+            pod_name: place.pod.clone(),
+            pod_namespace: place.namespace.clone(),
+        });
+        let container = Container::create(ContainerConfig {
+            id: spec.id.clone(),
+            dir: config.work_dir.join(&spec.id),
+            images: config.images.clone(),
+            netns: place.netns.clone(),
+            program: spec.program.clone(),
+            args: spec.args.clone(),
+            runc: config.runc.clone(),
+            criu: config.criu.clone(),
+        })
+        .await?;
+        container.start().await?;
+        let inner = Arc::new(Inner {
+            state: Mutex::new(State { life: Life::Running, mode: spec.mode }),
+            spec,
+            place,
+            service: service.clone(),
+            config: config.clone(),
+            container,
+            running: watch::Sender::new(true),
+        });
+        inner.tell(What::Started { pid: inner.container.pid() });
+        // From here on the manager sees the sandbox and may attach to it.
+        fs::create_dir_all(&inner.place.maps).map_err(Error::io("create", &inner.place.maps))?;
+        inner.service.started(&inner.spec.id)?;
+        let task = tokio::spawn(Arc::clone(&inner).run());
+        Ok(Self { inner, task: Mutex::new(task) })
+    }
+
+    /// Kills and deletes the container.
+    pub(super) async fn stop(&self) -> Result<(), Error> {
+        let inner = &self.inner;
+        inner.tell(What::Stopping);
+        inner.service.stopping(&inner.spec.id)?;
+        // After a scale-down or wake-up that is under way.
+        inner.state.lock().await.life = Life::Stopped;
+        let mut task = self.task.lock().await;
+        task.abort();
+        // Only ever says that it was aborted.
+        let _ = (&mut *task).await;
+        inner.container.delete().await?;
+        inner.service.delete(&inner.spec.id);
+        inner.container.remove_files()
+    }
+
+    /// Leaves the container running when this is dropped.
+    pub(super) fn abandon(&self) {
+        self.inner.container.abandon();
+    }
+}
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        self.task.get_mut().abort();
+    }
+}
+
+impl Inner {
+    /// Scales down whenever the container is idle.
+    async fn run(self: Arc<Self>) {
+        if let Err(error) = self.manage().await {
+            self.tell(What::Unmanaged { reason: chain(&error) });
+        }
+    }
+
+    async fn manage(self: &Arc<Self>) -> Result<(), Error> {
+        // Weak, since the activator is in here as well.
+        let weak = Arc::downgrade(self);
+        let wake = move || {
+            let container = weak.upgrade();
+            async move {
+                match container {
+                    Some(container) => container.wake().await,
+                    None => Err("the container is gone".into()),
+                }
+            }
+        };
+        let activator = Activator::start(self.activator_config(), wake).await?;
+        self.tell(What::Registered { ports: activator.proxies().to_vec() });
+        if self.spec.scaledown.is_zero() {
+            std::future::pending::<()>().await;
+        }
+        let mut running = self.running.subscribe();
+        loop {
+            // Fails only when the sender is gone, which is in `self`.
+            let _ = running.wait_for(|running| *running).await;
+            activator.idle(self.spec.scaledown).await?;
+            self.tell(What::Idle);
+            self.scale_down(&activator).await?;
+        }
+    }
+
+    fn activator_config(self: &Arc<Self>) -> ActivatorConfig {
+        let weak = Arc::downgrade(self);
+        let observer = move |activity: &Activity| {
+            if let Some(container) = weak.upgrade() {
+                container.observe(activity);
+            }
+        };
+        ActivatorConfig {
+            connect_timeout: self.spec.connect_timeout,
+            proxy_timeout: self.spec.proxy_timeout,
+            longest_retry: self.config.longest_retry,
+            observer: Arc::new(observer),
+            ..ActivatorConfig::new(
+                self.place.maps.clone(),
+                self.place.netns.clone(),
+                self.spec.ports.clone(),
+            )
+        }
+    }
+
+    async fn scale_down(&self, activator: &Activator) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        if state.life != Life::Running {
+            return Ok(());
+        }
+        activator.redirect(true)?;
+        let mode = state.mode;
+        let begin = Instant::now();
+        let result = match mode {
+            Mode::Checkpoint => self.container.checkpoint().await,
+            Mode::Kill => self.container.delete().await,
+        };
+        let took = begin.elapsed();
+        match result {
+            Ok(()) => {
+                state.life = Life::Down(mode);
+                self.running.send_replace(false);
+                self.tell(What::ScaledDown { mode, duration_ms: millis(took) });
+                self.service.scaled_down(&self.spec.id, took)
+            }
+            Err(error) => {
+                activator.redirect(false)?;
+                state.mode = Mode::Kill;
+                self.tell(What::CheckpointFailed { reason: chain(&error) });
+                let log = criu_log(&self.container.dump_log());
+                self.service.checkpoint_failed(&self.spec.id, &log)
+            }
+        }
+    }
+
+    async fn wake(&self) -> Result<(), WakeError> {
+        let mut state = self.state.lock().await;
+        let mut mode = match state.life {
+            Life::Running => return Ok(()),
+            Life::Stopped => return Err("the container is stopped".into()),
+            Life::Down(mode) => mode,
+        };
+        let mut begin = Instant::now();
+        if mode == Mode::Checkpoint
+            && let Err(error) = self.container.restore().await
+        {
+            (state.mode, mode) = (Mode::Kill, Mode::Kill);
+            self.tell(What::RestoreFailed { reason: chain(&error) });
+            let log = criu_log(&self.container.restore_log());
+            self.service.restore_failed(&self.spec.id, &log)?;
+            self.container.delete().await?;
+            begin = Instant::now();
+        }
+        if mode == Mode::Kill {
+            self.container.create_again().await?;
+            self.container.start().await?;
+        }
+        let took = begin.elapsed();
+        state.life = Life::Running;
+        self.running.send_replace(true);
+        self.tell(What::Restored { mode, duration_ms: millis(took) });
+        self.service.restored(&self.spec.id, took)?;
+        Ok(())
+    }
+
+    fn observe(&self, activity: &Activity) {
+        self.tell(match activity {
+            Activity::Probe(peer) => What::Probe { peer: *peer },
+            Activity::Connection(peer) => What::Connection { peer: *peer },
+            Activity::Proxied(peer) => What::Proxied { peer: *peer },
+            Activity::Failed(peer, error) => {
+                What::ConnectionFailed { peer: *peer, reason: chain(&**error) }
+            }
+            // Port scans and TCP probes: of no interest to anyone.
+            Activity::Empty(_) => return,
+        });
+    }
+
+    fn tell(&self, what: What) {
+        (self.config.observer)(&Happening::now(&self.place.pod, &self.spec.name, what));
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// The end of CRIU's log as the Go shim sends it (H5): up to 21 lines, of a
+/// long log joined by newlines, of a short one by a backslash and an `n`.
+fn criu_log(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(21)..];
+    last.join(if lines.len() > 20 { "\n" } else { "\\n" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_logs_are_joined_by_two_characters() {
+        // H5
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, "a\nb\n").unwrap();
+        assert_eq!(criu_log(file.path()), "a\\nb");
+        fs::write(&file, "x\n".repeat(50)).unwrap();
+        assert_eq!(criu_log(file.path()), vec!["x"; 21].join("\n"));
+    }
+}
