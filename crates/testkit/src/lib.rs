@@ -8,3 +8,7 @@ pub mod kube;
 pub mod node;
 pub mod skip;
 pub mod tools;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,11 +1,8 @@
 //! The whole stand-in on real traffic through a real redirector.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod node_common;
 
 use std::fs;
 
-use node_common::{Manager, PORT, config, container, count, get, maps_dir, pod};
+use crate::common::{Manager, PORT, config, container, count, get, maps_dir, pod};
 use zeropod_testkit::{
     node::{
         isolated,

@@ -1,5 +1,4 @@
 //! A stand-in with a real redirector, in namespaces of its own.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
     net::IpAddr,
