@@ -1,0 +1,203 @@
+//! The API server is away, has too much to do, or says no.
+
+use super::*;
+
+fn unreachable() -> WriteError {
+    WriteError::Unreachable("connection refused".into())
+}
+
+#[test]
+fn s1_ten_of_ten_queued_events_survive_until_the_pods_are_known() {
+    let mut world = World::new();
+    world.update(Update::Snapshot(Vec::new()));
+    world.create("web", "web", "c1");
+    for number in 0..10 {
+        let phase = if number % 2 == 0 { Phase::ScaledDown } else { Phase::Running };
+        world.event_at("web", "c1", phase, number);
+    }
+    world.pass(Duration::from_secs(600));
+    assert_eq!(world.asked(), [""; 0]);
+    world.list();
+    world.pass(Duration::from_secs(5));
+    let asked = world.asked();
+    let of = |what: &str| asked.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((of("Scaled down"), of("event Running"), of("label"), of("cpu")), (5, 5, 1, 0));
+    assert_eq!(world.label("web"), "RUNNING");
+}
+
+#[test]
+fn s2_everything_is_made_up_for_when_the_server_is_back() {
+    let mut world = World::synced();
+    world.pod("web", "c1");
+    world.refuse = Some(unreachable);
+    world.event_at("web", "c1", Phase::ScaledDown, 1);
+    world.pass(Duration::from_secs(1));
+    assert!(
+        world.engine.health().subscribe().borrow().degraded.contains(&Degraded::ApiUnreachable)
+    );
+    world.event_at("web", "c1", Phase::Running, 2);
+    world.event_at("web", "c1", Phase::ScaledDown, 3);
+    world.pass(Duration::from_secs(300));
+    // One probe at a time, at most every few seconds.
+    assert!(world.asked().len() < 80);
+    world.refuse = None;
+    world.pass(Duration::from_secs(10));
+    assert_eq!(
+        world.asked(),
+        [
+            "web label SCALED_DOWN",
+            "web cpu 1m",
+            "web event Scaled down",
+            "web event Running",
+            "web event Scaled down",
+        ]
+    );
+    assert!(world.engine.health().subscribe().borrow().ready());
+}
+
+#[test]
+fn s5_conflicts_are_resolved_by_planning_again() {
+    let mut world = World::synced();
+    world.pod("web", "c1");
+    world.refuse = Some(|| WriteError::Conflict);
+    world.event("web", "c1", Phase::ScaledDown);
+    world.run();
+    assert_eq!(world.asked(), ["web label SCALED_DOWN conflict", "web event Scaled down conflict"]);
+    world.refuse = None;
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.asked(), ["web event Scaled down", "web label SCALED_DOWN", "web cpu 1m"]);
+}
+
+#[test]
+fn throttling_holds_everything_back_for_as_long_as_told() {
+    let mut world = World::synced();
+    world.pod("a", "a1");
+    world.pod("b", "b1");
+    world.refuse = Some(|| WriteError::Throttled(Duration::from_secs(7)));
+    world.event("a", "a1", Phase::ScaledDown);
+    world.run();
+    assert_eq!(world.asked(), ["a label SCALED_DOWN throttled"]);
+    world.refuse = None;
+    world.event("b", "b1", Phase::ScaledDown);
+    world.pass(Duration::from_millis(6900));
+    assert_eq!(world.asked(), [""; 0]);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.asked().len(), 6);
+}
+
+#[test]
+fn restores_go_before_scale_downs() {
+    let mut world = World::with(|config| config.concurrency = 1);
+    world.list();
+    world.update(Update::Snapshot(Vec::new()));
+    for name in ["a", "b", "c"] {
+        world.pod(name, name);
+        world.event(name, name, Phase::ScaledDown);
+    }
+    world.pass(Duration::from_secs(5));
+    world.asked();
+    // A write is under way while the others change their minds.
+    world.pod("d", "d");
+    world.event("d", "d", Phase::ScaledDown);
+    let job = world.next().unwrap();
+    world.pod("e", "e");
+    world.event("e", "e", Phase::ScaledDown);
+    world.event("c", "c", Phase::Running);
+    world.answer(job);
+    world.run();
+    let asked = world.asked();
+    assert_eq!(asked[0..2], ["d label SCALED_DOWN", "c cpu 100m"], "{asked:?}");
+}
+
+#[test]
+fn k4_what_the_server_refused_is_not_asked_for_again() {
+    let mut world = World::synced();
+    world.pod("web", "c1");
+    world.event("web", "c1", Phase::Running);
+    world.run();
+    world.asked();
+    world.refuse = Some(|| WriteError::Refused {
+        reason: plan::RefusalReason::LimitRange,
+        message: "minimum cpu usage per Container is 10m".into(),
+    });
+    world.reading("web", "c1", Phase::ScaledDown);
+    let job = loop {
+        world.pass(Duration::from_secs(1));
+        match world.asked().as_slice() {
+            [] => {}
+            asked => break asked.to_vec(),
+        }
+    };
+    // The label was refused too here; a resize without record never goes.
+    assert_eq!(job, ["web label SCALED_DOWN refused", "web cpu 1m refused"]);
+    world.refuse = None;
+    for _ in 0..5 {
+        world.reading("web", "c1", Phase::Running);
+        world.reading("web", "c1", Phase::ScaledDown);
+        world.pass(Duration::from_secs(60));
+    }
+    assert_eq!(world.asked(), [""; 0]);
+    // Until the pod's spec changes.
+    world.edit("web", |pod| {
+        pod["metadata"]["generation"] = json!(2);
+        pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("200m");
+    });
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.asked(), ["web label SCALED_DOWN", "web cpu 1m"]);
+}
+
+#[test]
+fn a_refused_restore_is_tried_again() {
+    // The app does with less than it asked for until it succeeds.
+    let mut world = World::synced();
+    world.pod("web", "c1");
+    world.event("web", "c1", Phase::ScaledDown);
+    world.pass(Duration::from_secs(2));
+    world.asked();
+    world.refuse = Some(|| WriteError::Refused {
+        reason: plan::RefusalReason::Quota,
+        message: "exceeded quota".into(),
+    });
+    world.reading("web", "c1", Phase::Running);
+    world.pass(Duration::from_secs(100));
+    let asked = world.asked();
+    assert_eq!(asked.iter().filter(|line| *line == "web cpu 100m refused").count(), 4, "{asked:?}");
+    world.refuse = None;
+    world.pass(Duration::from_secs(30));
+    assert_eq!(world.cpu("web"), "100m");
+}
+
+#[test]
+fn s7_an_event_that_is_refused_holds_nothing_up() {
+    let mut world = World::synced();
+    world.pod("web", "c1");
+    world.event("web", "c1", Phase::ScaledDown);
+    let mut jobs = Vec::new();
+    while let Some(job) = world.next() {
+        jobs.push(job);
+    }
+    for job in jobs {
+        let event = matches!(job.write, Write::Event(_));
+        world.refuse = event.then_some(|| WriteError::Forbidden("namespace is terminating".into()));
+        world.answer(job);
+    }
+    world.refuse = None;
+    world.pass(Duration::from_secs(60));
+    assert_eq!((world.label("web"), world.cpu("web")), (&json!("SCALED_DOWN"), &json!("1m")));
+    let asked = world.asked();
+    assert_eq!(asked.iter().filter(|line| line.contains("event")).count(), 1, "{asked:?}");
+}
+
+#[test]
+fn a_pod_that_is_gone_is_left_to_the_watch() {
+    let mut world = World::synced();
+    world.pod("web", "c1");
+    world.refuse = Some(|| WriteError::Gone);
+    world.event("web", "c1", Phase::ScaledDown);
+    world.pass(Duration::from_secs(300));
+    assert!(world.asked().len() < 20);
+    world.delete("web");
+    world.pass(Duration::from_secs(300));
+    assert_eq!(world.asked(), [""; 0]);
+    assert_eq!((world.engine.works.len(), world.engine.timers.len()), (0, 0));
+}
