@@ -17,6 +17,7 @@ pub mod rpc {
         unreachable_pub,
         unused_qualifications,
         clippy::all,
+        clippy::nursery,
         clippy::pedantic,
         clippy::restriction,
         rust_2018_idioms,

@@ -28,10 +28,10 @@ pub const CPU_REQUESTS_ANNOTATION: &str = "zeropod.ctrox.dev/cpu-requests";
 /// [`CPU_REQUESTS_ANNOTATION`].
 pub const MEMORY_REQUESTS_ANNOTATION: &str = "zeropod.ctrox.dev/memory-requests";
 
-/// CPU request of a scaled-down container; zero would change the QoS class.
+/// CPU request of a scaled-down container; zero would change the `QoS` class.
 pub const SCALED_DOWN_CPU: &str = "1m";
 
-/// Memory request of a scaled-down container; zero would change the QoS class.
+/// Memory request of a scaled-down container; zero would change the `QoS` class.
 pub const SCALED_DOWN_MEMORY: &str = "1Ki";
 
 /// Runtime class and containerd runtime handler.

@@ -1,0 +1,189 @@
+//! Starts every part of the manager, connects them, and stops them together.
+
+use std::{env, io, time::Duration};
+
+use thiserror::Error;
+use tokio::{signal::unix::SignalKind, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use zeropod_ebpf_loader::Redirectors;
+use zeropod_k8s_status_writer::{Features, StatusWriter};
+use zeropod_metrics_aggregator::Aggregator;
+use zeropod_shim_api::names;
+use zeropod_shim_event_client::ShimEvents;
+
+use crate::{
+    args::{Args, ListenAddr, Migrations},
+    http,
+    kubernetes::{self, KubernetesError},
+};
+
+/// Why the manager cannot go on.
+#[derive(Debug, Error)]
+pub(crate) enum RunError {
+    /// The async runtime cannot start.
+    #[error("cannot start the async runtime")]
+    Runtime(#[source] io::Error),
+    /// A signal handler cannot be set up.
+    #[error("cannot handle signals")]
+    Signal(#[source] io::Error),
+    /// The metrics endpoint has no place to listen.
+    #[error("cannot listen on -metrics-addr port {port}")]
+    Listen {
+        port: u16,
+        #[source]
+        source: io::Error,
+    },
+    /// Another recorder of metrics is in place.
+    #[error("cannot record metrics")]
+    Recorder(#[source] metrics::SetRecorderError<zeropod_metrics_aggregator::Recorder>),
+    /// A setting is missing in the environment.
+    #[error("{0} must be set in the environment")]
+    Environment(&'static str),
+    /// There is no way to the API server.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
+    /// A part that has to run until the end did not.
+    #[error("the {0} ended")]
+    Ended(&'static str),
+}
+
+/// How long the parts may take to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs the manager until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When a part cannot start, or ends before its time.
+pub(crate) async fn run(args: Args) -> Result<(), RunError> {
+    let Args {
+        metrics_addr,
+        node_server_addr,
+        debug: _,   // main set up the logs
+        version: _, // main answered it
+        in_place_scaling,
+        status_labels,
+        status_events,
+        kubeconfig,
+        probe_binary_name,
+        tracker_ignore_localhost,
+        migrations,
+    } = args;
+    info!(
+        version = zeropod_build_info::VERSION,
+        revision = zeropod_build_info::REVISION,
+        "Starting zeropod-manager"
+    );
+    let shutdown = CancellationToken::new();
+    stop_on_signals(&shutdown)?;
+
+    let aggregator = Aggregator::new();
+    metrics::set_global_recorder(aggregator.recorder()).map_err(RunError::Recorder)?;
+    let listener = http::listen(&metrics_addr)
+        .await
+        .map_err(|source| RunError::Listen { port: metrics_addr.port, source })?;
+    say_node_api_is_not_served(&node_server_addr, &migrations);
+
+    let mut parts = Parts { tasks: JoinSet::new(), shutdown: shutdown.clone() };
+    let redirectors = Redirectors::new(zeropod_ebpf_loader::Config {
+        maps_dir: names::MAPS_DIR.into(),
+        host_proc: names::HOST_PROC.into(),
+        probe_binary_name,
+        ignore_localhost: tracker_ignore_localhost,
+    });
+    parts.start("redirectors", redirectors.run(shutdown.clone()));
+
+    let shims = ShimEvents::new(zeropod_shim_event_client::Config::default());
+    let series = aggregator.clone();
+    shims.observe(move |update| series.apply(update));
+    let features = Features { labels: status_labels, events: status_events, in_place_scaling };
+    if features != Features::default() {
+        // One provider for the whole process; a second one would make rustls
+        // panic at its first connection.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let node_name = env::var("NODE_NAME").map_err(|_| RunError::Environment("NODE_NAME"))?;
+        let client = kubernetes::client(kubeconfig.as_deref()).await?;
+        let writer = StatusWriter::new(
+            client,
+            zeropod_k8s_status_writer::Config {
+                reporting_instance: env::var("HOSTNAME").unwrap_or_default(),
+                features,
+                ..zeropod_k8s_status_writer::Config::new(node_name)
+            },
+        );
+        parts.start("status writer", writer.run(shims.subscribe().into_stream(), shutdown.clone()));
+    }
+    let stop = shutdown.clone();
+    parts.start("shim events", async move { shims.run(stop).await });
+    let served = http::serve(listener, aggregator, shutdown.clone());
+    parts.start("metrics endpoint", async {
+        if let Err(error) = served.await {
+            warn!(%error, "The metrics endpoint failed");
+        }
+    });
+    parts.finish().await
+}
+
+/// Everything that runs until shutdown.
+struct Parts {
+    tasks: JoinSet<&'static str>,
+    shutdown: CancellationToken,
+}
+
+impl Parts {
+    fn start(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            part.await;
+            name
+        });
+    }
+
+    /// Waits for the shutdown and for every part to follow it.
+    async fn finish(mut self) -> Result<(), RunError> {
+        let ended = tokio::select! {
+            () = self.shutdown.cancelled() => None,
+            ended = self.tasks.join_next() => ended,
+        };
+        if !self.shutdown.is_cancelled() {
+            self.shutdown.cancel();
+            let name = ended.and_then(Result::ok).unwrap_or("part that panicked");
+            return Err(RunError::Ended(name));
+        }
+        info!("Stopping");
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(GRACE, all).await.is_err() {
+            warn!("Some parts took longer than {GRACE:?} to stop");
+        }
+        Ok(())
+    }
+}
+
+fn stop_on_signals(shutdown: &CancellationToken) -> Result<(), RunError> {
+    let mut signals = Vec::new();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        signals.push(tokio::signal::unix::signal(kind).map_err(RunError::Signal)?);
+    }
+    for mut signal in signals {
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            signal.recv().await;
+            shutdown.cancel();
+        });
+    }
+    Ok(())
+}
+
+fn say_node_api_is_not_served(addr: &ListenAddr, migrations: &Migrations) {
+    let Migrations {
+        max_concurrent_reconciles: _,
+        pages_transfer_timeout: _,
+        migration_servers_timeout: _,
+        migration_claim_timeout: _,
+        migration_ready_timeout: _,
+        auto_gc_migrations: _,
+    } = migrations;
+    info!(
+        port = addr.port,
+        "The node API is not served by this version: migrations start containers afresh"
+    );
+}
