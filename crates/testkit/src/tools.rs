@@ -1,5 +1,5 @@
 //! Programs that the stand-ins need and that a machine may lack or have too
-//! old: CRIU, from Debian sid into the [cache](crate::cache), and runc, from
+//! old: CRIU, from Debian sid into the [cache](mod@crate::cache), and runc, from
 //! the machine's own packages.
 //!
 //! Neither Debian 12's nor 13's CRIU dumps a process with a socket on kernels

@@ -33,7 +33,7 @@ pub(crate) const LONG: Duration = Duration::from_mins(1);
 pub(crate) struct Happenings(mpsc::UnboundedReceiver<Happening>);
 
 impl Happenings {
-    /// The next of one kind; others are skipped.
+    /// The next of one kind; others are skipped, but none may be a failure.
     pub(crate) async fn next<T>(&mut self, what: &str, pick: impl Fn(&What) -> Option<T>) -> T {
         let find = async {
             loop {

@@ -82,7 +82,7 @@ impl Container {
             self.config.id.clone().into(),
         ];
         self.exists.store(true, Ordering::Relaxed);
-        self.runc(args, true).await
+        self.runc(&args, true).await
     }
 
     /// Starts the program.
@@ -90,7 +90,7 @@ impl Container {
     /// # Errors
     /// When runc fails.
     pub async fn start(&self) -> Result<(), Error> {
-        self.runc(["start", &self.config.id].map(OsString::from), false).await
+        self.runc(&["start", &self.config.id].map(OsString::from), false).await
     }
 
     /// Writes the processes to disk and ends them. When this fails they run on.
@@ -109,7 +109,7 @@ impl Container {
             self.images().join("work").into(),
             self.config.id.clone().into(),
         ];
-        self.runc(args, false).await
+        self.runc(&args, false).await
     }
 
     /// Brings the checkpointed processes back and removes the images, also
@@ -132,7 +132,7 @@ impl Container {
             self.config.id.clone().into(),
         ];
         self.exists.store(true, Ordering::Relaxed);
-        let restored = self.runc(args, true).await;
+        let restored = self.runc(&args, true).await;
         remove_dir(&self.images())?;
         restored
     }
@@ -143,7 +143,7 @@ impl Container {
     /// # Errors
     /// When runc fails.
     pub async fn delete(&self) -> Result<(), Error> {
-        self.runc(["delete", "--force", &self.config.id].map(OsString::from), false).await?;
+        self.runc(&["delete", "--force", &self.config.id].map(OsString::from), false).await?;
         self.exists.store(false, Ordering::Relaxed);
         Ok(())
     }
@@ -210,11 +210,7 @@ impl Container {
 
     /// Runs runc to its end. Processes of the container inherit the output
     /// pipe, so that only commands that make some get it.
-    async fn runc(
-        &self,
-        args: impl IntoIterator<Item = OsString>,
-        starts_processes: bool,
-    ) -> Result<(), Error> {
+    async fn runc(&self, args: &[OsString], starts_processes: bool) -> Result<(), Error> {
         let log = self.config.dir.join("runc.log");
         let _ = fs::remove_file(&log);
         let mut command = Command::from(self.runc_command());
@@ -225,7 +221,8 @@ impl Container {
         if starts_processes {
             command.stdout(self.output.writer()?).stderr(self.output.writer()?);
         }
-        let program = format!("{:?}", command.as_std());
+        let said = args.first().map(|arg| arg.to_string_lossy().into_owned());
+        let program = format!("runc {}", said.unwrap_or_default());
         let failed = |reason| Error::Program { program, reason };
         let mut child = match command.spawn() {
             Ok(child) => child,
