@@ -6,7 +6,6 @@
 //! before tests with deadlines want it.
 
 use std::{
-    ffi::OsString,
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
@@ -112,7 +111,7 @@ fn version(text: &str) -> Option<(u32, u32)> {
 fn run(command: &mut Command) -> Result<Output, String> {
     let name = command.get_program().to_owned();
     let output = command.output().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound if name == OsString::from("go") => {
+        std::io::ErrorKind::NotFound if name == "go" => {
             "go is not installed (Debian and Ubuntu: apt-get install golang); \
              or set KUBEBUILDER_ASSETS to a directory with kube-apiserver and etcd"
                 .to_owned()

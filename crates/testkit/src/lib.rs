@@ -1,6 +1,7 @@
 //! What zeropod's tests and its demo stand on: real parts where they can run
 //! on one machine, stand-ins where they cannot.
 
+pub mod apiserver_build;
 pub mod cache;
 #[cfg(feature = "kube")]
 pub mod kube;

@@ -1,1 +1,0 @@
-//! The in-process API server answers like the real one.
