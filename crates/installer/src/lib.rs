@@ -5,6 +5,7 @@
 //! changes, as pure functions, and the rest carries them out and proves them
 //! by asking the daemon.
 
+pub mod acceptance;
 pub mod cli;
 pub mod config;
 pub mod containerd;

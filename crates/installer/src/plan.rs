@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     Error,
+    acceptance::Expectation,
     config::{
         ConfigFile, Files, Loaded,
         decide::{Decision, Place, decide},
@@ -30,7 +31,7 @@ pub struct Options {
 }
 
 /// Changes to the files of a node, in the order in which they have to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// The directory that gets `bin` and `lib`.
     pub opt_path: PathBuf,
@@ -38,6 +39,8 @@ pub struct Plan {
     pub changes: Vec<FileChange>,
     /// What the user should know.
     pub notes: Vec<String>,
+    /// What containerd makes of it in the end.
+    pub expected: Expectation,
 }
 
 /// A change of one file.
@@ -95,7 +98,16 @@ pub fn desired_config(facts: &Facts, options: &Options) -> Result<Plan, Error> {
     notes.extend(warnings(facts, &loaded, decision));
     let runc = needs_runc(&effective, rules, decision);
     place::put(&mut files, facts, &loaded, decision, &Tables { wanted: &wanted, runc })?;
-    Ok(Plan { opt_path: wanted.opt_path.clone(), changes: changes(facts, &files), notes })
+    Ok(Plan {
+        changes: changes(facts, &files),
+        notes,
+        expected: Expectation {
+            handler: Some(wanted.handler()),
+            moves_opt: !wanted.opt_is_set,
+            spells_out_runc: runc,
+        },
+        opt_path: wanted.opt_path,
+    })
 }
 
 /// Works out how to make containerd forget the handler. Run on the result it
@@ -107,7 +119,12 @@ pub fn undo(facts: &Facts) -> Result<Plan, Error> {
     let mut files = facts.files.clone();
     let mut notes = takeover::remove_go(&mut files, &facts.layout)?;
     notes.extend(ours::undo(&mut files, facts, None)?);
-    Ok(Plan { opt_path: PathBuf::new(), changes: changes(facts, &files), notes })
+    let expected = Expectation {
+        handler: None,
+        moves_opt: true,
+        spells_out_runc: !facts.containerd.merges_imports(),
+    };
+    Ok(Plan { opt_path: PathBuf::new(), changes: changes(facts, &files), notes, expected })
 }
 
 /// The text of our tables.

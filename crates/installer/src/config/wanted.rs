@@ -5,10 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use toml_edit::{Array, InlineTable, TableLike, Value};
+use toml_edit::{Array, InlineTable, Item, TableLike, Value};
 use zeropod_shim_api::names::{POD_ANNOTATIONS, RUNTIME_CLASS};
 
 use super::{Family, effective::Effective};
+use crate::{acceptance, containerd::Handler};
 
 /// File name of the shim in `bin` of the opt directory.
 pub(crate) const SHIM: &str = "containerd-shim-zeropod-v2";
@@ -91,6 +92,20 @@ impl Wanted {
     /// Path of the shim on the host.
     pub(crate) fn runtime_path(&self) -> PathBuf {
         self.opt_path.join("bin").join(SHIM)
+    }
+
+    /// The handler as containerd has it when it has loaded the tables.
+    pub(crate) fn handler(&self) -> Handler {
+        let options = self
+            .options
+            .iter()
+            .map(|(key, value)| (key.clone(), acceptance::to_json(&Item::Value(value.clone()))));
+        Handler {
+            runtime_path: self.runtime_path().to_string_lossy().into_owned(),
+            runtime_type: RUNTIME_TYPE.to_owned(),
+            pod_annotations: Some(POD_ANNOTATIONS.map(str::to_owned).to_vec()),
+            options: Some(options.collect()),
+        }
     }
 
     /// The tables in a family's names, with the opt table if nobody else has

@@ -1,7 +1,5 @@
 //! The program as a user calls it.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::{fs, path::Path, process::Command};
 
 fn installer(args: &[&str]) -> (i32, String, String) {

@@ -1,0 +1,85 @@
+//! Debian root directories with containerd in them, and containerd releases
+//! that Debian does not have, kept in the cache.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use zeropod_testkit::cache;
+
+/// What a booted node needs.
+const PACKAGES: &str = "containerd,runc,systemd,systemd-sysv,dbus,busybox-static";
+
+/// A root directory of a Debian suite: `trixie` has containerd 1.7, `sid` 2.1.
+pub(crate) fn debian(suite: &str) -> PathBuf {
+    let build = |dir: &Path| {
+        let mut debootstrap = Command::new("debootstrap");
+        debootstrap.args(["--variant=minbase", &format!("--include={PACKAGES}"), suite]).arg(dir);
+        run(&mut debootstrap)?;
+        // Nobody installs anything into it later.
+        for rest in ["var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc"] {
+            fs::remove_dir_all(dir.join(rest)).map_err(|error| format!("{rest}: {error}"))?;
+        }
+        Ok(())
+    };
+    cache::entry(&format!("debian-{suite}"), &key(PACKAGES), build, |dir| {
+        works(dir, "/usr/bin/containerd")
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)))
+}
+
+/// A directory with `usr/local/bin/containerd` of that version, statically
+/// linked, built from its Go module.
+pub(crate) fn released(version: &str) -> PathBuf {
+    let build = |dir: &Path| {
+        let module = dir.join("module");
+        fs::create_dir_all(&module).map_err(|error| error.to_string())?;
+        fs::write(module.join("go.mod"), "module containerd\n\ngo 1.25\n")
+            .map_err(|error| error.to_string())?;
+        let package = "github.com/containerd/containerd/v2/cmd/containerd";
+        let go = |args: &[&str]| {
+            let mut go = Command::new("go");
+            go.current_dir(&module).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod").args(args);
+            run(&mut go)
+        };
+        go(&["get", &format!("{package}@v{version}")])?;
+        let program = dir.join("usr/local/bin/containerd");
+        go(&["build", "-trimpath", "-ldflags=-s -w", "-o", &program.to_string_lossy(), package])?;
+        fs::remove_dir_all(&module).map_err(|error| error.to_string())
+    };
+    cache::entry("containerd", &key(version), build, |dir| {
+        run(Command::new(dir.join("usr/local/bin/containerd")).arg("--version"))
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)))
+}
+
+fn works(root: &Path, program: &str) -> Result<(), String> {
+    run(Command::new("chroot").arg(root).args([program, "--version"]))
+}
+
+fn key(settings: &str) -> String {
+    let settings: String = settings
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+        .collect();
+    format!("{settings}-{}", std::env::consts::ARCH)
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let last = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        text.lines().rev().take(5).collect::<Vec<_>>().join(" | ")
+    };
+    Err(format!(
+        "{command:?}: {}: {} {}",
+        output.status,
+        last(&output.stderr),
+        last(&output.stdout)
+    ))
+}

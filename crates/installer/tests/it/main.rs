@@ -1,0 +1,15 @@
+//! Everything about the installer that needs more than one of its modules, in
+//! one program, because the tests share what they stand on.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking, in helpers too"
+)]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+
+mod bed;
+mod cli;
+mod dump;
+mod matrix;
+mod properties;
