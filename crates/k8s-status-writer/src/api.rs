@@ -195,6 +195,9 @@ fn classify(error: kube::Error) -> WriteError {
         429 => WriteError::Throttled(retry_after(&status)),
         503 => WriteError::Unreachable(message),
         403 => forbidden(message),
+        // The kubelet has not reported the resources of a container that has
+        // just been started. It will, without another generation.
+        422 if message.contains("without support for resize") => WriteError::Failed(message),
         // The uid in our patches is the pod's own: another pod has its name.
         422 if message.contains("metadata.uid") => WriteError::Gone,
         400 | 405..=428 => WriteError::Refused { reason: RefusalReason::Invalid, message },

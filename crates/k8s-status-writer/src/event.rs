@@ -176,8 +176,8 @@ impl Report {
         if self.container.is_empty() {
             return None;
         }
-        let sidecar = pod.container(&self.container).is_some_and(|container| container.sidecar);
-        let field = if sidecar { "initContainers" } else { "containers" };
+        let kind = pod.container(&self.container).map(|container| container.kind);
+        let field = kind.unwrap_or_default().field();
         Some(format!("spec.{field}{{{}}}", self.container))
     }
 

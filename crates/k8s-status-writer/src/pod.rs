@@ -51,16 +51,37 @@ pub(crate) enum Life {
     Terminating,
 }
 
-/// A container, or a sidecar (an init container with `restartPolicy: Always`).
+/// A container of any kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Container {
     pub(crate) name: Box<str>,
-    pub(crate) sidecar: bool,
+    pub(crate) kind: ContainerKind,
     /// Its id now, once the kubelet has reported it.
     pub(crate) id: Option<ContainerId>,
     /// The id of its previous run.
     pub(crate) previous_id: Option<ContainerId>,
     pub(crate) resources: Requests<Request>,
+}
+
+/// Where a container stands in the pod's spec.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum ContainerKind {
+    #[default]
+    Main,
+    /// An init container with `restartPolicy: Always`.
+    Sidecar,
+    /// Any other init container. It is labelled but never scaled.
+    Init,
+}
+
+impl ContainerKind {
+    /// Its list in the spec.
+    pub(crate) fn field(self) -> &'static str {
+        match self {
+            Self::Main => "containers",
+            Self::Sidecar | Self::Init => "initContainers",
+        }
+    }
 }
 
 /// One value for each of the two resources that are scaled.

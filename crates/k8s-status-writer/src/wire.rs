@@ -1,5 +1,8 @@
 //! The pod's JSON, as far as it is read.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -7,7 +10,10 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use zeropod_shim_api::{id::ContainerId, names};
 
 use crate::{
-    pod::{self, Life, OPT_OUT_ANNOTATION, Pending, Received, Requests, Scaled, Unresizable},
+    pod::{
+        self, ContainerKind, Life, OPT_OUT_ANNOTATION, Pending, Received, Requests, Scaled,
+        Unresizable,
+    },
     quantity::Quantity,
 };
 
@@ -153,19 +159,16 @@ impl From<Pod> for Received {
             .chain(status.init_container_statuses)
             .map(|status| (status.name.clone(), status))
             .collect();
-        let sidecars = spec
-            .init_containers
-            .into_iter()
-            .filter(|container| container.restart_policy.as_deref() == Some("Always"))
-            .map(|container| (container, true));
-        let containers = spec
-            .containers
-            .into_iter()
-            .map(|container| (container, false))
-            .chain(sidecars)
-            .map(|(container, sidecar)| {
+        let init = spec.init_containers.into_iter().map(|container| {
+            let sidecar = container.restart_policy.as_deref() == Some("Always");
+            (container, if sidecar { ContainerKind::Sidecar } else { ContainerKind::Init })
+        });
+        let main = spec.containers.into_iter().map(|container| (container, ContainerKind::Main));
+        let containers = main
+            .chain(init)
+            .map(|(container, kind)| {
                 let status = statuses.get(&*container.name);
-                keep(container, sidecar, status, &originals)
+                keep(container, kind, status, &originals)
             })
             .collect();
 
@@ -194,7 +197,7 @@ impl From<Pod> for Received {
 
 fn keep(
     container: Container,
-    sidecar: bool,
+    kind: ContainerKind,
     status: Option<&ContainerStatus>,
     originals: &Requests<BTreeMap<Box<str>, Quantity>>,
 ) -> pod::Container {
@@ -213,7 +216,7 @@ fn keep(
     let resources = Requests { cpu: request(Scaled::Cpu), memory: request(Scaled::Memory) };
     let id = |text: &str| ContainerId::from_pod_status(text);
     pod::Container {
-        sidecar,
+        kind,
         id: status.and_then(|status| id(&status.container_id)),
         previous_id: status
             .and_then(|status| status.last_state.terminated.as_ref())
@@ -292,151 +295,4 @@ fn is_filled<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Erro
 /// What `strconv.ParseBool` takes for true.
 fn go_true(text: &str) -> bool {
     matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn read(json: serde_json::Value) -> pod::Pod {
-        let received: Received = serde_json::from_value(json).unwrap();
-        received.into_parts().unwrap().1
-    }
-
-    fn pod() -> serde_json::Value {
-        json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {
-                "name": "web", "namespace": "default", "uid": "u1", "resourceVersion": "7",
-                "generation": 2,
-                "managedFields": [{"manager": "x", "fieldsV1": {"f:a": {}}}],
-                "labels": {"app": "web", "status.zeropod.ctrox.dev/app": "RUNNING"},
-                "annotations": {
-                    "zeropod.ctrox.dev/cpu-requests": r#"{"app":"100m","side":"1m","other":"0"}"#,
-                    "unrelated": "x",
-                },
-            },
-            "spec": {
-                "volumes": [{"name": "v"}],
-                "containers": [{
-                    "name": "app",
-                    "resources": {
-                        "requests": {"cpu": "1m", "memory": "128Mi", "ephemeral-storage": "1Gi"},
-                        "limits": {"cpu": "1"},
-                    },
-                    "resizePolicy": [
-                        {"resourceName": "cpu", "restartPolicy": "NotRequired"},
-                        {"resourceName": "memory", "restartPolicy": "RestartContainer"},
-                    ],
-                }],
-                "initContainers": [
-                    {"name": "setup", "resources": {"requests": {"cpu": "1"}}},
-                    {"name": "side", "restartPolicy": "Always", "resources": {"requests": {"cpu": "0"}}},
-                ],
-            },
-            "status": {
-                "phase": "Running", "qosClass": "Burstable",
-                "containerStatuses": [{
-                    "name": "app", "containerID": "containerd://c1", "resources": {},
-                    "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
-                    "lastState": {"terminated": {"containerID": "containerd://c0"}},
-                }],
-            },
-        })
-    }
-
-    #[test]
-    fn only_what_is_read_is_kept() {
-        let pod = read(pod());
-        let q = |text| Quantity::parse(text);
-        let request = |now, original, restarts| pod::Request { now, original, restarts };
-        assert_eq!(
-            &*pod.containers,
-            [
-                pod::Container {
-                    name: "app".into(),
-                    sidecar: false,
-                    id: ContainerId::new("c1").ok(),
-                    previous_id: ContainerId::new("c0").ok(),
-                    resources: Requests {
-                        cpu: request(q("1m"), q("100m"), false),
-                        memory: request(q("128Mi"), None, true),
-                    },
-                },
-                // K5: sidecars are containers, other init containers are not.
-                // K3: neither a sentinel nor zero is an original.
-                pod::Container { name: "side".into(), sidecar: true, ..pod::Container::default() },
-            ]
-        );
-        assert_eq!(pod.labels, BTreeMap::from([("app".into(), "RUNNING".into())]));
-        assert_eq!((&*pod.uid, &*pod.resource_version, pod.generation), ("u1", "7", 2));
-        assert_eq!((pod.unresizable, pod.unreported, pod.life), (None, false, Life::Live));
-    }
-
-    #[test]
-    fn pods_that_cannot_be_resized() {
-        for (path, value, expected) in [
-            ("/status/qosClass", json!("Guaranteed"), Unresizable::Guaranteed),
-            ("/spec/volumes", json!([]), Unresizable::PodLevel),
-            ("/metadata/annotations/unrelated", json!(""), Unresizable::Static),
-        ] {
-            let mut pod = pod();
-            *pod.pointer_mut(path).unwrap() = value;
-            match expected {
-                Unresizable::PodLevel => {
-                    pod["spec"]["resources"] = json!({"requests": {"cpu": "1"}});
-                }
-                Unresizable::Static => {
-                    pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] = json!("h");
-                }
-                Unresizable::Guaranteed => {}
-            }
-            assert_eq!(read(pod).unresizable, Some(expected));
-        }
-    }
-
-    #[test]
-    fn resources_are_reported_when_the_first_running_container_has_them() {
-        let mut running = pod();
-        running["status"]["containerStatuses"][0]["resources"] = json!(null);
-        assert!(read(running.clone()).unreported);
-        running["status"]["containerStatuses"][0]["state"] = json!({"waiting": {}});
-        assert!(!read(running.clone()).unreported);
-        running["status"] = json!({});
-        assert!(!read(running).unreported);
-    }
-
-    #[test]
-    fn resize_conditions_of_kubernetes_1_33() {
-        let with = |r#type: &str, status: &str, reason: &str| {
-            let mut pod = pod();
-            pod["status"]["conditions"] =
-                json!([{"type": r#type, "status": status, "reason": reason}]);
-            read(pod).pending
-        };
-        assert_eq!(with("PodResizePending", "True", "Deferred"), Some(Pending::Deferred));
-        assert_eq!(with("PodResizePending", "True", "Infeasible"), Some(Pending::Infeasible));
-        assert_eq!(with("PodResizeInProgress", "True", "Error"), Some(Pending::Error));
-        assert_eq!(with("PodResizeInProgress", "True", ""), None);
-        assert_eq!(with("PodResizePending", "False", "Deferred"), None);
-    }
-
-    #[test]
-    fn lost_annotations_are_remembered_within_one_pod() {
-        // K3, F-K10
-        let before = read(pod());
-        let mut json = pod();
-        json["metadata"]["annotations"] = json!({"zeropod.ctrox.dev/cpu-requests": "{broken"});
-        let mut lost = read(json.clone());
-        assert_eq!(lost.containers[0].resources.cpu.original, None);
-        lost.remember(&before);
-        assert_eq!(lost.containers[0].resources.cpu.original, Quantity::parse("100m"));
-        assert_eq!(lost.containers[0].resources.memory.original, Quantity::parse("128Mi"));
-        json["metadata"]["uid"] = json!("u2");
-        let mut other = read(json);
-        other.remember(&before);
-        assert_eq!(other.containers[0].resources.cpu.original, None);
-    }
 }

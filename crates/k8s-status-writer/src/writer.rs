@@ -12,7 +12,7 @@ use std::{
 use futures_util::{Stream, StreamExt as _, stream::FuturesUnordered};
 use kube::{
     Api, Client,
-    runtime::{WatchStreamExt as _, watcher},
+    runtime::{WatchStreamExt as _, utils::Backoff, watcher},
 };
 use thiserror::Error;
 use tokio::{
@@ -177,7 +177,26 @@ fn watch_pods(
     let config = watcher::Config::default()
         .fields(&format!("spec.nodeName={node_name}"))
         .page_size(PAGE_SIZE);
-    watcher(Api::<Received>::all(client.clone()), config).default_backoff()
+    watcher(Api::<Received>::all(client.clone()), config).backoff(Impatient::default())
+}
+
+/// The usual backoff of watches, which goes up to 30 seconds, cut to five: a
+/// node's pods should be right soon after an API server is back.
+#[derive(Default)]
+struct Impatient(watcher::DefaultBackoff);
+
+impl Iterator for Impatient {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|wait| wait.min(Duration::from_secs(5)))
+    }
+}
+
+impl Backoff for Impatient {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
 }
 
 fn pod_change(event: watcher::Event<Received>) -> Option<PodChange> {

@@ -10,7 +10,9 @@
 mod bucket;
 mod observe;
 mod reports;
+mod steps;
 mod table;
+mod timers;
 mod told;
 mod work;
 
@@ -29,15 +31,15 @@ use crate::{
     api::{Write, WriteError},
     config::Config,
     event::{Report, Reporter},
-    plan::{self, Writes},
     pod::{Pending, Pod},
     state::{self, Degraded, Health},
 };
 use bucket::Bucket;
 use reports::{Dropped, Ready, Reports};
 use table::Table;
-use told::{dropped, tell};
-use work::{Kind, Preset, Rest, Work};
+use timers::Timers;
+use told::dropped;
+use work::{Kind, Preset, Work};
 
 /// Longest time for which a preset holds without its containers appearing.
 const PRESET_FOR: Duration = Duration::from_mins(10);
@@ -59,11 +61,13 @@ pub(crate) struct Engine {
     urgent: VecDeque<PodRef>,
     /// Pods with anything else to write.
     normal: VecDeque<PodRef>,
-    timers: BTreeSet<(Instant, PodRef)>,
+    timers: Timers,
     reports: Reports,
     bucket: Bucket,
     in_flight: usize,
     outage: Option<Outage>,
+    /// Kinds of writes that we may not do.
+    forbidden: BTreeSet<&'static str>,
 }
 
 /// The server doesn't answer: one request at a time finds out whether it does.
@@ -104,13 +108,6 @@ pub(crate) enum PodChange {
     Deleted(PodRef),
 }
 
-/// The next write to a pod.
-enum Step {
-    Do(Kind, Box<Writes>),
-    Wait(Instant),
-    Nothing,
-}
-
 impl Engine {
     pub(crate) fn new(config: Config, now: Instant) -> Self {
         state::describe();
@@ -132,9 +129,10 @@ impl Engine {
             works: HashMap::new(),
             urgent: VecDeque::new(),
             normal: VecDeque::new(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             in_flight: 0,
             outage: None,
+            forbidden: BTreeSet::new(),
         }
     }
 
@@ -205,14 +203,14 @@ impl Engine {
         let until = now + PRESET_FOR;
         let work = self.works.entry(pod.clone()).or_default();
         work.preset = Some(Preset { containers, until });
-        self.timers.insert((until, pod.clone()));
+        self.timers.set(pod, until);
         self.consider(pod, now);
     }
 
     /// The next write, if there is one and it may go now.
     pub(crate) fn next(&mut self, now: Instant) -> Next {
         self.fire_timers(now);
-        let timer = self.timers.first().map(|(at, _)| *at);
+        let timer = self.timers.next();
         let allowed = if self.outage.is_some() { 1 } else { self.config.concurrency };
         if self.in_flight >= allowed {
             return Next::Idle(timer);
@@ -246,7 +244,7 @@ impl Engine {
                 }
             }
             // A timer may have been set since.
-            Err(ready_at) => Next::Idle(earlier(self.timers.first().map(|(at, _)| *at), ready_at)),
+            Err(ready_at) => Next::Idle(earlier(self.timers.next(), ready_at)),
         }
     }
 
@@ -268,7 +266,7 @@ impl Engine {
         if let Err(error) = &result {
             tracing::debug!(pod = %job.pod, kind, %error, "write failed");
         }
-        self.judge_server(&result, now);
+        self.judge_server(kind, &result, now);
         match job.about {
             About::Report(ready) => self.report_done(*ready, result, now),
             About::Pod { uid, generation, kind, body } => {
@@ -321,115 +319,6 @@ impl Engine {
         self.look_at_reports(pod, now);
     }
 
-    /// Queues a pod that has something to write, or sets a timer for when it
-    /// will have.
-    fn consider(&mut self, pod: &PodRef, now: Instant) {
-        let step = self.step(pod, now);
-        let Some(work) = self.works.get_mut(pod) else { return };
-        match step {
-            Step::Do(kind, _) => {
-                // A pod that becomes urgent is queued a second time; what
-                // comes later then finds nothing to do.
-                if kind == Kind::Restore {
-                    self.urgent.push_back(pod.clone());
-                } else if !work.queued {
-                    self.normal.push_back(pod.clone());
-                }
-                work.queued = true;
-            }
-            Step::Wait(until) => {
-                self.timers.insert((until, pod.clone()));
-            }
-            Step::Nothing => {}
-        }
-    }
-
-    /// The next write to a pod, from what is known now.
-    fn step(&mut self, pod_ref: &PodRef, now: Instant) -> Step {
-        let Some(pod) = self.pods.get(pod_ref) else { return Step::Nothing };
-        let Some(work) = self.works.get_mut(pod_ref) else { return Step::Nothing };
-        if work.busy {
-            return Step::Nothing;
-        }
-        let observed = observe::observe(pod_ref, pod, &self.table, work, &self.config, now);
-        let mut wait = observed.look_again;
-        let writes = plan::plan(pod, &observed.seen, self.config.features);
-        tell(pod_ref, work, &writes);
-        if writes == Writes::default() {
-            return wait.map_or(Step::Nothing, Step::Wait);
-        }
-        if let Some(until) = work.not_before.filter(|until| *until > now) {
-            return Step::Wait(until);
-        }
-        let mut rests = |kind, body: Value| match work.refusal(kind, pod.generation, &body, now) {
-            Rest::No => false,
-            Rest::ForGood => true,
-            Rest::Until(until) => {
-                wait = earlier(wait, Some(until));
-                true
-            }
-        };
-        if let Some(restore) = &writes.restore
-            && !rests(Kind::Restore, restore.patch(&pod.uid))
-        {
-            return Step::Do(Kind::Restore, Box::new(writes));
-        }
-        let mut recorded = true;
-        if let Some(metadata) = &writes.metadata {
-            recorded = metadata.annotations.is_empty();
-            if !rests(Kind::Metadata, metadata.patch(&pod.uid)) {
-                let due = work.metadata_due(metadata, self.config.flap_interval, now);
-                if due <= now {
-                    return Step::Do(Kind::Metadata, Box::new(writes));
-                }
-                return Step::Wait(earlier(wait, Some(due)).unwrap_or(due));
-            }
-        }
-        // Never lowered before it is recorded.
-        if let Some(scale_down) = writes.scale_down.as_ref().filter(|_| recorded)
-            && !rests(Kind::ScaleDown, scale_down.patch(&pod.uid))
-        {
-            let due = work.scale_down_due(scale_down, self.config.flap_interval, now);
-            if due <= now {
-                return Step::Do(Kind::ScaleDown, Box::new(writes));
-            }
-            wait = earlier(wait, Some(due));
-        }
-        wait.map_or(Step::Nothing, Step::Wait)
-    }
-
-    /// Makes the job of a pod that comes out of a queue.
-    fn start(&mut self, pod_ref: PodRef, now: Instant) -> Option<Job> {
-        self.works.get_mut(&pod_ref)?.queued = false;
-        let (kind, writes) = match self.step(&pod_ref, now) {
-            Step::Do(kind, writes) => (kind, *writes),
-            Step::Wait(until) => {
-                self.timers.insert((until, pod_ref));
-                return None;
-            }
-            Step::Nothing => return None,
-        };
-        let pod = self.pods.get(&pod_ref)?;
-        let work = self.works.get_mut(&pod_ref)?;
-        let (body, write): (_, fn(Value) -> Write) = match kind {
-            Kind::Restore => (writes.restore?.patch(&pod.uid), Write::Resize),
-            Kind::Metadata => {
-                let metadata = writes.metadata?;
-                work.starts_metadata(&metadata, now);
-                (metadata.patch(&pod.uid), Write::Metadata)
-            }
-            Kind::ScaleDown => {
-                let scale_down = writes.scale_down?;
-                work.starts_scale_down(&scale_down, now);
-                (scale_down.patch(&pod.uid), Write::Resize)
-            }
-        };
-        work.busy = true;
-        let (uid, generation) = (pod.uid.clone(), pod.generation);
-        let about = About::Pod { uid, generation, kind, body: body.clone() };
-        Some(Job { pod: pod_ref, write: write(body), about })
-    }
-
     fn count(&mut self, job: Job, now: Instant) -> Job {
         self.bucket.take(now);
         self.in_flight += 1;
@@ -437,10 +326,7 @@ impl Engine {
     }
 
     fn fire_timers(&mut self, now: Instant) {
-        while let Some((at, _)) = self.timers.first()
-            && *at <= now
-            && let Some((_, pod)) = self.timers.pop_first()
-        {
+        while let Some(pod) = self.timers.pop(now) {
             // A preset whose pod never came.
             if !self.pods.contains_key(&pod)
                 && self.works.get(&pod).is_some_and(|work| work.expired(now))

@@ -30,7 +30,9 @@ impl Engine {
         let pod = self.pods.get(pod_ref);
         let (next, lost) = self.reports.look(pod_ref, pod, self.synced, now);
         lost.into_iter().for_each(dropped);
-        self.timers.extend(next.map(|at| (at, pod_ref.clone())));
+        if let Some(next) = next {
+            self.timers.set(pod_ref, next);
+        }
     }
 
     pub(super) fn report_done(
@@ -65,7 +67,12 @@ impl Engine {
     }
 
     /// Learns from an answer, or from its absence, how the API server is.
-    pub(super) fn judge_server(&mut self, result: &Result<Option<Pod>, WriteError>, now: Instant) {
+    pub(super) fn judge_server(
+        &mut self,
+        kind: &'static str,
+        result: &Result<Option<Pod>, WriteError>,
+        now: Instant,
+    ) {
         match result {
             Err(WriteError::Unreachable(why)) => {
                 let (shortest, longest) = OUTAGE_BACKOFF;
@@ -80,8 +87,16 @@ impl Engine {
                 return;
             }
             Err(WriteError::Throttled(pause)) => self.bucket.close(now + *pause),
-            Err(WriteError::Forbidden(why)) => self.health.set(Degraded::Forbidden, why),
-            Ok(_) => self.health.clear(Degraded::Forbidden),
+            Err(WriteError::Forbidden(why)) => {
+                self.forbidden.insert(kind);
+                self.health.set(Degraded::Forbidden, why);
+            }
+            Ok(_) => {
+                self.forbidden.remove(kind);
+                if self.forbidden.is_empty() {
+                    self.health.clear(Degraded::Forbidden);
+                }
+            }
             Err(WriteError::Timeout(_)) => return,
             Err(_) => {}
         }

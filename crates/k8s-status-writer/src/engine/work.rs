@@ -25,8 +25,8 @@ pub(super) struct Work {
     pub(super) uid: Box<str>,
     /// A write is under way. There is never more than one.
     pub(super) busy: bool,
-    /// It is in a queue.
-    pub(super) queued: bool,
+    /// The most urgent queue it is in.
+    pub(super) queued: Option<Queue>,
     /// No write before, after failures.
     pub(super) not_before: Option<Instant>,
     failures: u32,
@@ -51,6 +51,13 @@ pub(super) struct Work {
 pub(super) struct Preset {
     pub(super) containers: BTreeSet<Box<str>>,
     pub(super) until: Instant,
+}
+
+/// Where a pod waits for its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Queue {
+    Normal,
+    Urgent,
 }
 
 /// The three writes to a pod.

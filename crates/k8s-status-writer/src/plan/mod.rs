@@ -14,7 +14,7 @@ use zeropod_shim_api::{names, status::Phase};
 
 use crate::{
     config::Features,
-    pod::{Life, Pod, Scaled},
+    pod::{ContainerKind, Life, Pod, Scaled},
 };
 
 /// What a container is known to do. A container that is not known, because
@@ -51,7 +51,7 @@ pub(crate) struct Resize {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ContainerResize {
     pub(crate) name: Box<str>,
-    pub(crate) sidecar: bool,
+    pub(crate) kind: ContainerKind,
     pub(crate) requests: BTreeMap<&'static str, String>,
 }
 
@@ -154,23 +154,12 @@ impl Resize {
     /// The uid makes the API server refuse it, as a change of an immutable
     /// field, when another pod has taken the name meanwhile (S11).
     pub(crate) fn patch(&self, uid: &str) -> Value {
-        let of = |sidecar: bool| -> Vec<Value> {
-            self.containers
-                .iter()
-                .filter(|container| container.sidecar == sidecar)
-                .map(|container| {
-                    json!({
-                        "name": container.name,
-                        "resources": { "requests": container.requests },
-                    })
-                })
-                .collect()
-        };
-        let mut spec = Map::new();
-        for (field, containers) in [("containers", of(false)), ("initContainers", of(true))] {
-            if !containers.is_empty() {
-                spec.insert(field.to_owned(), containers.into());
-            }
+        let mut spec = BTreeMap::<_, Vec<Value>>::new();
+        for container in &self.containers {
+            spec.entry(container.kind.field()).or_default().push(json!({
+                "name": container.name,
+                "resources": { "requests": container.requests },
+            }));
         }
         json!({ "metadata": { "uid": uid }, "spec": spec })
     }

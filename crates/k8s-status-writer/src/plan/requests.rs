@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::{ContainerResize, Refusal, RefusalReason, Resize, Seen, Writes};
 use crate::{
-    pod::{Container, Pod, Scaled, Unresizable},
+    pod::{Container, ContainerKind, Pod, Scaled, Unresizable},
     quantity::Quantity,
 };
 
@@ -29,11 +29,11 @@ pub(super) fn plan(
 ) {
     let mut restore = Resize::default();
     let mut scale_down = Resize::default();
-    for container in &pod.containers {
+    for container in scaled(pod) {
         let Some(&seen) = seen.get(&container.name) else { continue };
         let empty = ContainerResize {
             name: container.name.clone(),
-            sidecar: container.sidecar,
+            kind: container.kind,
             requests: BTreeMap::new(),
         };
         let (mut up, mut down) = (empty.clone(), empty);
@@ -62,6 +62,12 @@ pub(super) fn plan(
         *annotations = records(pod, seen);
     }
     writes.refusals.sort_unstable_by(Refusal::cmp);
+}
+
+/// The containers whose requests may be scaled. Ephemeral containers have
+/// none, and a resize of an init container is never valid.
+fn scaled(pod: &Pod) -> impl Iterator<Item = &Container> {
+    pod.containers.iter().filter(|container| container.kind != ContainerKind::Init)
 }
 
 fn due(pod: &Pod, container: &Container, resource: Scaled, seen: Seen) -> Due {
@@ -102,12 +108,12 @@ fn due(pod: &Pod, container: &Container, resource: Scaled, seen: Seen) -> Due {
 /// Annotations to write: when one is missing, or when a request that isn't
 /// scaled down has changed, which makes it the new original (K3).
 fn records(pod: &Pod, seen: &BTreeMap<Box<str>, Seen>) -> BTreeMap<&'static str, String> {
-    let scaled = |container: &Container| {
+    let followed = |container: &Container| {
         seen.get(&container.name).is_some_and(|seen| *seen != Seen::Gone)
             && Scaled::BOTH.iter().any(|resource| container.resources.get(*resource).now.is_some())
     };
     // K5: nothing to record when there is nothing to scale.
-    if !pod.containers.iter().any(scaled) {
+    if !scaled(pod).any(followed) {
         return BTreeMap::new();
     }
     Scaled::BOTH
@@ -127,8 +133,7 @@ fn record(
 ) -> BTreeMap<Box<str>, Quantity> {
     let known =
         |container: &Container| seen.get(&container.name).is_some_and(|seen| *seen != Seen::Gone);
-    pod.containers
-        .iter()
+    scaled(pod)
         .filter_map(|container| {
             let request = container.resources.get(resource);
             let now = request.now.as_ref().filter(|now| !resource.is_sentinel(now));

@@ -1,6 +1,7 @@
 //! The API server is away, has too much to do, or says no.
 
 use super::*;
+use crate::plan::RefusalReason;
 
 fn unreachable() -> WriteError {
     WriteError::Unreachable("connection refused".into())
@@ -15,7 +16,7 @@ fn s1_ten_of_ten_queued_events_survive_until_the_pods_are_known() {
         let phase = if number % 2 == 0 { Phase::ScaledDown } else { Phase::Running };
         world.event_at("web", "c1", phase, number);
     }
-    world.pass(Duration::from_secs(600));
+    world.pass(Duration::from_mins(10));
     assert_eq!(world.asked(), [""; 0]);
     world.list();
     world.pass(Duration::from_secs(5));
@@ -37,7 +38,7 @@ fn s2_everything_is_made_up_for_when_the_server_is_back() {
     );
     world.event_at("web", "c1", Phase::Running, 2);
     world.event_at("web", "c1", Phase::ScaledDown, 3);
-    world.pass(Duration::from_secs(300));
+    world.pass(Duration::from_mins(5));
     // One probe at a time, at most every few seconds.
     assert!(world.asked().len() < 80);
     world.refuse = None;
@@ -117,7 +118,7 @@ fn k4_what_the_server_refused_is_not_asked_for_again() {
     world.run();
     world.asked();
     world.refuse = Some(|| WriteError::Refused {
-        reason: plan::RefusalReason::LimitRange,
+        reason: RefusalReason::LimitRange,
         message: "minimum cpu usage per Container is 10m".into(),
     });
     world.reading("web", "c1", Phase::ScaledDown);
@@ -134,7 +135,7 @@ fn k4_what_the_server_refused_is_not_asked_for_again() {
     for _ in 0..5 {
         world.reading("web", "c1", Phase::Running);
         world.reading("web", "c1", Phase::ScaledDown);
-        world.pass(Duration::from_secs(60));
+        world.pass(Duration::from_mins(1));
     }
     assert_eq!(world.asked(), [""; 0]);
     // Until the pod's spec changes.
@@ -142,7 +143,7 @@ fn k4_what_the_server_refused_is_not_asked_for_again() {
         pod["metadata"]["generation"] = json!(2);
         pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("200m");
     });
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert_eq!(world.asked(), ["web label SCALED_DOWN", "web cpu 1m"]);
 }
 
@@ -155,7 +156,7 @@ fn a_refused_restore_is_tried_again() {
     world.pass(Duration::from_secs(2));
     world.asked();
     world.refuse = Some(|| WriteError::Refused {
-        reason: plan::RefusalReason::Quota,
+        reason: RefusalReason::Quota,
         message: "exceeded quota".into(),
     });
     world.reading("web", "c1", Phase::Running);
@@ -182,7 +183,7 @@ fn s7_an_event_that_is_refused_holds_nothing_up() {
         world.answer(job);
     }
     world.refuse = None;
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert_eq!((world.label("web"), world.cpu("web")), (&json!("SCALED_DOWN"), &json!("1m")));
     let asked = world.asked();
     assert_eq!(asked.iter().filter(|line| line.contains("event")).count(), 1, "{asked:?}");
@@ -194,10 +195,10 @@ fn a_pod_that_is_gone_is_left_to_the_watch() {
     world.pod("web", "c1");
     world.refuse = Some(|| WriteError::Gone);
     world.event("web", "c1", Phase::ScaledDown);
-    world.pass(Duration::from_secs(300));
+    world.pass(Duration::from_mins(5));
     assert!(world.asked().len() < 20);
     world.delete("web");
-    world.pass(Duration::from_secs(300));
+    world.pass(Duration::from_mins(5));
     assert_eq!(world.asked(), [""; 0]);
-    assert_eq!((world.engine.works.len(), world.engine.timers.len()), (0, 0));
+    assert_eq!((world.engine.works.len(), world.engine.timers.next()), (0, None));
 }

@@ -20,7 +20,7 @@ fn s11_nothing_of_an_earlier_pod_reaches_the_next_of_its_name() {
     world.edit("db-0", |pod| {
         pod["status"]["containerStatuses"][0]["containerID"] = json!("containerd://new");
     });
-    world.pass(Duration::from_secs(120));
+    world.pass(Duration::from_mins(2));
     assert_eq!(world.asked(), ["db-0 label RUNNING", "db-0 event Running"]);
     assert_eq!(world.engine.reports.len(), 0);
 }
@@ -46,7 +46,7 @@ fn an_entry_without_an_id_writes_to_no_pod() {
     let snapshot =
         vec![(key("web", "c1"), ContainerState { id: None, ..state("c1", Phase::Running) })];
     world.update(Update::Snapshot(snapshot));
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert_eq!(world.asked(), [""; 0]);
     world.reading("web", "c1", Phase::Running);
     world.run();
@@ -60,7 +60,7 @@ fn two_shims_know_the_same_name_for_a_moment() {
     world.reading("web", "c1", Phase::ScaledDown);
     world.reading("web", "c2", Phase::Running);
     world.change("web", "c1", Phase::Stopping, Cause::Removed);
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert_eq!(world.asked(), ["web label RUNNING"]);
 }
 

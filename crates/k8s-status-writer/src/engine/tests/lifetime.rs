@@ -68,13 +68,13 @@ fn no_label_goes_before_the_shims_were_asked() {
     world.pods.get_mut(&pod_ref("web")).unwrap()["metadata"]["labels"] =
         json!({ "status.zeropod.ctrox.dev/app": "RUNNING" });
     world.list();
-    world.pass(Duration::from_secs(3600));
+    world.pass(Duration::from_hours(1));
     world.update(Update::Snapshot(Vec::new()));
     world.pass(Duration::from_secs(20));
     assert_eq!(world.asked(), [""; 0]);
     // The container turns out to be there, and scaled down since.
     world.reading("web", "c1", Phase::ScaledDown);
-    world.pass(Duration::from_secs(3600));
+    world.pass(Duration::from_hours(1));
     assert_eq!(world.asked(), ["web label SCALED_DOWN", "web cpu 1m"]);
 }
 
@@ -87,9 +87,9 @@ fn s12_a_terminating_pod_is_left_alone() {
     world.asked();
     world.edit("web", |pod| pod["metadata"]["deletionTimestamp"] = json!("t"));
     world.change("web", "c1", Phase::Stopping, Cause::Removed);
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     world.delete("web");
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert_eq!(world.asked(), [""; 0]);
 }
 
@@ -127,7 +127,7 @@ fn k7_only_migrated_containers_are_preset_and_k6_until_it_is_done() {
     world.watch("web");
     world.pass(Duration::from_secs(1));
     world.refuse = None;
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert_eq!(world.asked().last().unwrap(), "web cpu 1m");
     assert_eq!((world.label("web"), world.cpu("web")), (&json!("SCALED_DOWN"), &json!("1m")));
     let pod = &world.pods[&pod_ref("web")];
@@ -158,7 +158,7 @@ fn k4_resizes_that_are_not_carried_out_are_told_once() {
                 json!([{ "type": "PodResizePending", "status": "True", "reason": reason }]);
         });
     }
-    world.pass(Duration::from_secs(60));
+    world.pass(Duration::from_mins(1));
     assert_eq!(world.asked(), ["web event Resize deferred", "web event Resize infeasible"]);
 }
 
