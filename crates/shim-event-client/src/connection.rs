@@ -5,7 +5,10 @@ use std::{io, path::Path, time::Duration};
 
 use futures_util::FutureExt;
 use protobuf::Message as _;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{
+    net::UnixStream,
+    time::{Instant, timeout},
+};
 use ttrpc::{
     asynchronous::{Client, StreamInner, transport},
     proto::Request,
@@ -54,8 +57,7 @@ impl Connection {
             method: call.to_owned(),
             payload: subscribe_request()
                 .write_to_bytes()
-                .map_err(|error| ttrpc::Error::Others(error.to_string()))
-                .map_err(|source| Error::Call { call, source })?,
+                .map_err(|error| failed(call, ttrpc::Error::Others(error.to_string())))?,
             ..Request::default()
         };
         let stream = self.within(call, self.client.new_stream(request, false, true)).await?;
@@ -78,11 +80,7 @@ impl Connection {
             Ok(status) => Ok(Some(status)),
             // The code of a Go error without one, and the only error of this
             // call.
-            Err(Error::Call { source: ttrpc::Error::RpcStatus(status), .. })
-                if status.code() == ttrpc::Code::UNKNOWN =>
-            {
-                Ok(None)
-            }
+            Err(Error::Refused { code: ttrpc::Code::UNKNOWN, .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -94,10 +92,24 @@ impl Connection {
         call: &'static str,
         reply: impl Future<Output = ttrpc::Result<T>>,
     ) -> Result<T, Error> {
-        match timeout(self.deadline, reply).await {
-            Ok(reply) => reply.map_err(|source| Error::Call { call, source }),
-            Err(_) => Err(Error::Deadline { call, deadline: self.deadline }),
+        let deadline = self.deadline;
+        let start = Instant::now();
+        match timeout(deadline, reply).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(source @ ttrpc::Error::RpcStatus(_))) => Err(failed(call, source)),
+            Ok(Err(source)) if start.elapsed() < deadline => Err(failed(call, source)),
+            // ttrpc has no error of its own for its deadline.
+            Ok(Err(_)) | Err(_) => Err(Error::Deadline { call, deadline }),
         }
+    }
+}
+
+fn failed(call: &'static str, error: ttrpc::Error) -> Error {
+    match error {
+        ttrpc::Error::RpcStatus(status) => {
+            Error::Refused { call, code: status.code(), message: status.message }
+        }
+        source => Error::Call { call, source },
     }
 }
 
@@ -123,6 +135,7 @@ impl Events<'_> {
         };
         match received {
             Ok(message) => Ok(ContainerStatus::parse_from_bytes(&message)),
+            Err(error @ ttrpc::Error::RpcStatus(_)) => Err(failed("SubscribeStatus", error)),
             Err(source) => Err(Error::StreamEnded { source }),
         }
     }

@@ -13,9 +13,12 @@ use std::{
 
 use futures_util::StreamExt;
 use inotify::{EventMask, EventStream, Inotify, WatchMask};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::{self, JoinError, JoinSet},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 use zeropod_shim_api::id::ShimId;
 
 use crate::{
@@ -29,7 +32,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Follows every shim, for ever; ends them all when dropped.
 pub(crate) async fn follow(hub: Arc<Hub>) {
-    let mut shims = Shims { hub, tasks: JoinSet::new(), removed: HashMap::new() };
+    let mut shims = Shims::new(hub);
     loop {
         let error = match shims.watch().await {
             // The directory was replaced: watch the new one.
@@ -44,12 +47,18 @@ pub(crate) async fn follow(hub: Arc<Hub>) {
 
 struct Shims {
     hub: Arc<Hub>,
-    tasks: JoinSet<ShimId>,
+    tasks: JoinSet<()>,
+    /// Whose task is which.
+    names: HashMap<task::Id, ShimId>,
     /// Tells the task of a socket that it was removed.
     removed: HashMap<ShimId, CancellationToken>,
 }
 
 impl Shims {
+    fn new(hub: Arc<Hub>) -> Self {
+        Self { hub, tasks: JoinSet::new(), names: HashMap::new(), removed: HashMap::new() }
+    }
+
     /// Watches the directory until it is replaced.
     async fn watch(&mut self) -> Result<(), Error> {
         let dir = self.hub.config.socket_dir.clone();
@@ -60,14 +69,14 @@ impl Shims {
             tokio::select! {
                 event = events.next() => {
                     let Some(event) = event else { return Ok(()) };
-                    let event = event.map_err(error("watch", &dir))?;
+                    let event = event.map_err(failed("watch", &dir))?;
                     if event.wd != watched && !event.mask.contains(EventMask::Q_OVERFLOW) {
                         continue;
                     }
                     if event.mask.intersects(
                         EventMask::IGNORED | EventMask::DELETE_SELF | EventMask::MOVE_SELF,
                     ) {
-                        self.list_or_forget(&dir);
+                        self.end_missing(&dir);
                         return Ok(());
                     }
                     match event.name.as_deref() {
@@ -75,30 +84,39 @@ impl Shims {
                         None => self.list(&dir)?,
                     }
                 }
-                Some(ended) = self.tasks.join_next() => {
-                    if let Ok(shim) = ended {
-                        self.removed.remove(&shim);
-                        // A new socket may have taken the place meanwhile.
-                        self.look_at(&dir, shim.file_name().as_ref());
-                    }
-                }
+                Some(ended) = self.tasks.join_next_with_id() => self.end(&dir, ended),
                 () = sleep(self.hub.config.resync_interval) => self.list(&dir)?,
+            }
+        }
+    }
+
+    fn end(&mut self, dir: &Path, ended: Result<(task::Id, ()), JoinError>) {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+        let Some(shim) = self.names.remove(&id) else { return };
+        self.removed.remove(&shim);
+        match ended {
+            // A new socket may have taken the place meanwhile.
+            Ok(_) => self.look_at(dir, shim.file_name().as_ref()),
+            // Started again by the next listing, not at once: it may go on.
+            Err(error) => {
+                error!(%shim, %error, "shim is no longer followed");
+                self.hub.forget(&shim);
             }
         }
     }
 
     /// Brings the tasks in line with the files.
     fn list(&mut self, dir: &Path) -> Result<(), Error> {
-        for entry in fs::read_dir(dir).map_err(error("list", dir))? {
-            let entry = entry.map_err(error("list", dir))?;
+        for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
+            let entry = entry.map_err(failed("list", dir))?;
             self.look_at(dir, &entry.file_name());
         }
-        self.list_or_forget(dir);
+        self.end_missing(dir);
         Ok(())
     }
 
     /// Tells the tasks whose socket is gone.
-    fn list_or_forget(&self, dir: &Path) {
+    fn end_missing(&self, dir: &Path) {
         for (shim, removed) in &self.removed {
             if !is_socket(&dir.join(shim.file_name())) {
                 removed.cancel();
@@ -115,10 +133,8 @@ impl Shims {
                 let removed = CancellationToken::new();
                 self.removed.insert(shim.clone(), removed.clone());
                 let hub = Arc::clone(&self.hub);
-                self.tasks.spawn(async {
-                    supervise(hub, shim.clone(), removed).await;
-                    shim
-                });
+                let task = self.tasks.spawn(supervise(hub, shim.clone(), removed));
+                self.names.insert(task.id(), shim);
             }
             _ => {}
         }
@@ -127,8 +143,8 @@ impl Shims {
 
 /// Makes the directory if absent and watches it.
 fn watch(dir: &Path) -> Result<(EventStream<[u8; 4096]>, inotify::WatchDescriptor), Error> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(error("create", dir))?;
-    let inotify = Inotify::init().map_err(error("watch", dir))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create", dir))?;
+    let inotify = Inotify::init().map_err(failed("watch", dir))?;
     let watched = inotify
         .watches()
         .add(
@@ -141,8 +157,8 @@ fn watch(dir: &Path) -> Result<(EventStream<[u8; 4096]>, inotify::WatchDescripto
                 | WatchMask::MOVE_SELF
                 | WatchMask::ONLYDIR,
         )
-        .map_err(error("watch", dir))?;
-    let events = inotify.into_event_stream([0; 4096]).map_err(error("watch", dir))?;
+        .map_err(failed("watch", dir))?;
+    let events = inotify.into_event_stream([0; 4096]).map_err(failed("watch", dir))?;
     Ok((events, watched))
 }
 
@@ -150,6 +166,34 @@ fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-fn error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Directory { action, path: path.to_path_buf(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, ShimHealth};
+
+    /// A task that panicked is nobody's any more, so that the next listing
+    /// starts another.
+    #[tokio::test]
+    async fn a_task_that_panicked_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("abc.sock")).unwrap();
+        let config = Config { socket_dir: dir.path().to_path_buf(), ..Config::default() };
+        let mut shims = Shims::new(Arc::new(Hub::new(config)));
+        let shim = ShimId::from_file_name("abc.sock").unwrap();
+        shims.hub.report(&shim, |health| *health = ShimHealth::default());
+        let task = shims.tasks.spawn(async { panic!("this panic is part of the test") });
+        shims.names.insert(task.id(), shim.clone());
+        shims.removed.insert(shim.clone(), CancellationToken::new());
+
+        let ended = shims.tasks.join_next_with_id().await.unwrap();
+        shims.end(dir.path(), ended);
+        assert!(shims.hub.health.borrow().shims.is_empty());
+        assert!(shims.tasks.is_empty());
+        shims.list(dir.path()).unwrap();
+        assert_eq!(shims.names.values().collect::<Vec<_>>(), [&shim]);
+    }
 }

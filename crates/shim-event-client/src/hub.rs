@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,6 +15,7 @@ use tokio::{
     sync::{broadcast, watch},
     time::sleep,
 };
+use tracing::error;
 use zeropod_shim_api::{
     change::{ContainerChange, ContainerKey, ContainerState, Update},
     id::ShimId,
@@ -140,7 +142,10 @@ impl Hub {
         for change in changes {
             let update = Update::Change(Box::new(change));
             for observer in &inner.observers {
-                observer(&update);
+                // Its panic must not end the task of a shim.
+                if panic::catch_unwind(AssertUnwindSafe(|| observer(&update))).is_err() {
+                    error!(?update, "an observer panicked");
+                }
             }
             if let Some(subscribers) = &inner.changes {
                 // Fails when there are none.
@@ -197,7 +202,7 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // An observer that panicked has not harmed the table.
+        // Nothing that panics under the lock leaves the table half changed.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

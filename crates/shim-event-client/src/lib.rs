@@ -150,12 +150,22 @@ pub enum Error {
         /// The time it had.
         deadline: Duration,
     },
-    /// The shim answered with an error, or not in its protocol.
+    /// The shim answered with an error.
+    #[error("{call} was answered by {code:?}: {message}")]
+    Refused {
+        /// The method.
+        call: &'static str,
+        /// Code of the answer.
+        code: ttrpc::Code,
+        /// Text of the answer.
+        message: String,
+    },
+    /// The shim did not answer in its protocol, or not at all.
     #[error("{call} failed")]
     Call {
         /// The method.
         call: &'static str,
-        /// The answer.
+        /// What happened instead.
         #[source]
         source: ttrpc::Error,
     },

@@ -132,3 +132,60 @@ impl AsyncWrite for Transport {
         Poll::Ready(shutdown(self.0.stream.as_raw_fd(), Shutdown::Write).map_err(io::Error::from))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        time::timeout,
+    };
+
+    use super::*;
+
+    const MEGABYTE: usize = 1 << 20;
+
+    /// A peer that floods: no more is read than the consumer keeps up with.
+    #[tokio::test]
+    async fn reading_waits_for_the_consumer() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (owner, mut transport) = split(ours);
+        let flood =
+            tokio::spawn(
+                async move { while theirs.write_all(&vec![0; MEGABYTE]).await.is_ok() {} },
+            );
+        let mut buffer = vec![0; MEGABYTE];
+        for _ in 0..3 {
+            let mut read = 0;
+            loop {
+                tokio::select! {
+                    biased;
+                    count = transport.read(&mut buffer) => read += count.unwrap(),
+                    () = owner.reader_waits() => break,
+                }
+            }
+            assert!((READ_AHEAD..READ_AHEAD + MEGABYTE).contains(&read), "{read}");
+            owner.caught_up();
+        }
+        drop(owner);
+        // Also without a consumer the end is seen, by both sides.
+        let end = async { while transport.read(&mut buffer).await.unwrap() > 0 {} };
+        timeout(Duration::from_secs(30), end).await.unwrap();
+        timeout(Duration::from_secs(30), flood).await.unwrap().unwrap();
+    }
+
+    /// F-G5: a peer that reads nothing does not keep a writer for ever.
+    #[tokio::test]
+    async fn writing_ends_with_the_owner() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (owner, mut transport) = split(ours);
+        let stuck =
+            tokio::spawn(
+                async move { while transport.write_all(&vec![0; MEGABYTE]).await.is_ok() {} },
+            );
+        tokio::task::yield_now().await;
+        drop(owner);
+        timeout(Duration::from_secs(30), stuck).await.unwrap().unwrap();
+    }
+}

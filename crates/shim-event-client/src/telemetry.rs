@@ -80,11 +80,13 @@ pub(crate) fn connection_error(error: &Error) {
     let step = match error {
         Error::Dial { .. } => "dial",
         Error::StreamEnded { .. } => "stream",
-        Error::Call { call, .. } | Error::Deadline { call, .. } => match *call {
-            "Metrics" => "read",
-            "GetStatus" => "confirm",
-            _ => "subscribe",
-        },
+        Error::Refused { call, .. } | Error::Call { call, .. } | Error::Deadline { call, .. } => {
+            match *call {
+                "Metrics" => "read",
+                "GetStatus" => "confirm",
+                _ => "subscribe",
+            }
+        }
         Error::Directory { .. } => return,
     };
     counter!(ERRORS, "step" => step).increment(1);

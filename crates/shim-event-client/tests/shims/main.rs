@@ -1,0 +1,7 @@
+//! The client against stand-in shims over real sockets.
+
+mod common;
+mod faults;
+mod follow;
+mod resync;
+mod subscribers;
