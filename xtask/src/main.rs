@@ -1,2 +1,57 @@
-//! Tasks of the workspace.
-fn main() {}
+//! Tasks of the workspace: `cargo xtask` lists them.
+
+mod build_ebpf;
+mod demo;
+mod host;
+mod test;
+
+use std::{error::Error, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the zeropod workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the eBPF object that the loader embeds.
+    BuildEbpf {
+        /// Only compare with the committed object.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Show the main job on this machine: scale a server to zero, wake it by a
+    /// request.
+    Demo(demo::Args),
+    /// Run every test.
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    let Args { task } = Args::parse();
+    let done = match task {
+        Task::BuildEbpf { check } => build_ebpf::run(check).map(|()| ExitCode::SUCCESS),
+        Task::Demo(args) => demo::run(&args),
+        Task::Test(args) => test::run(&args),
+    };
+    done.unwrap_or_else(|error| {
+        say(&format!("error: {}", chain(error.as_ref())));
+        ExitCode::FAILURE
+    })
+}
+
+/// Prints a line about what a task does.
+#[expect(clippy::print_stdout, reason = "it is what this program is for")]
+pub(crate) fn say(line: &str) {
+    println!("{line}");
+}
+
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -7,6 +7,8 @@ pub mod cache;
 pub mod kube;
 #[cfg(feature = "node")]
 pub mod node;
+#[cfg(feature = "box")]
+pub mod node_in_a_box;
 pub mod skip;
 pub mod tools;
 

@@ -1,0 +1,129 @@
+//! `cargo xtask test`: gets what the tests need, runs them all, and counts.
+
+use std::{
+    error::Error,
+    io::{BufRead as _, BufReader},
+    process::{ExitCode, Stdio},
+};
+
+use zeropod_testkit::{apiserver_build, tools};
+
+use crate::{
+    host::{self, KUBERNETES, NODE, TESTS},
+    say,
+};
+
+/// Options of the tests.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only tests of this package.
+    #[arg(long)]
+    package: Option<String>,
+    /// Passed on to the tests, such as a part of their names.
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+/// Runs the tests; the last line is `N passed, N failed, N skipped`.
+///
+/// # Errors
+/// When something that they need cannot be had.
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    let Args { package, rest } = args;
+    if host::is_root() {
+        prepare()?;
+    } else {
+        say("Not root: tests that need namespaces, eBPF or CRIU skip themselves");
+    }
+    let chosen = match package {
+        Some(package) => vec!["--package", package],
+        None => vec!["--workspace"],
+    };
+    // Tests start these by path; cargo builds a package's own programs only.
+    say("Building every program");
+    host::run(host::cargo().args(["build", "--quiet", "--workspace", "--bins"]).args(BOX))?;
+
+    say("Running the tests");
+    let mut tests = host::cargo();
+    tests.arg("test").args(&chosen).args(if package.is_none() { &BOX[..] } else { &[] });
+    // Shows what passing tests printed, and with it the skips.
+    tests.args(["--no-fail-fast", "--", "--show-output"]).args(rest);
+    let mut child = tests.stdout(Stdio::piped()).spawn()?;
+    let mut count = Count::default();
+    for line in BufReader::new(child.stdout.take().ok_or("no output")?).lines() {
+        let line = line?;
+        count.line(&line);
+        say(&line);
+    }
+    let status = child.wait()?;
+
+    say("");
+    for skip in &count.skips {
+        say(skip);
+    }
+    let Count { passed, failed, skips } = count;
+    let skipped = skips.len();
+    let passed = passed.saturating_sub(skipped);
+    // A crash or a build failure leaves no line of its own.
+    let failed = if failed == 0 && !status.success() { 1 } else { failed };
+    say(&format!("{passed} passed, {failed} failed, {skipped} skipped"));
+    let strict = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+    Ok(if failed > 0 || (strict && skipped > 0) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Features that the whole workspace is tested with.
+const BOX: [&str; 2] = ["--features", "zeropod-testkit/box"];
+
+/// Installs packages, and fills the cache where it would else be filled within
+/// some test, without a word. The tests themselves say what they then miss.
+fn prepare() -> Result<(), Box<dyn Error>> {
+    host::install(&[&NODE, &KUBERNETES, &TESTS])?;
+    say("Looking for CRIU, runc and kube-apiserver in the cache; building takes minutes, once");
+    tools::criu()?;
+    apiserver_build::binary()?;
+    Ok(())
+}
+
+#[derive(Default)]
+struct Count {
+    passed: usize,
+    failed: usize,
+    skips: Vec<String>,
+}
+
+impl Count {
+    /// Takes in one line of output: the closing line of a test binary, or a
+    /// test's word that it was skipped.
+    fn line(&mut self, line: &str) {
+        if line.contains("SKIPPED:") {
+            self.skips.push(line.trim().to_owned());
+        }
+        let Some((_, counts)) = line.split_once("test result: ") else { return };
+        for count in counts.split(['.', ';']) {
+            match count.trim().split_once(' ') {
+                Some((n, "passed")) => self.passed += n.parse().unwrap_or(0),
+                Some((n, "failed")) => self.failed += n.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_and_skips_are_counted() {
+        let mut count = Count::default();
+        for line in [
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "  SKIPPED: not root",
+            "test skips_are_counted ... ok",
+        ] {
+            count.line(line);
+        }
+        assert_eq!((count.passed, count.failed, count.skips.len()), (4, 2, 1));
+    }
+}
