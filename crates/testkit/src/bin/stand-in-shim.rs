@@ -5,7 +5,9 @@
 //! leaves what a real shim leaves: socket, pins, sandbox and container.
 
 use std::{
+    env,
     error::Error,
+    ffi::OsString,
     io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,11 +16,14 @@ use std::{
 
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
+use zeropod_shim_api::names::{MAPS_DIR, SHIM_SOCKET_DIR};
 use zeropod_testkit::{
     node::{
+        attach::{HELPER_ARGUMENT, attach},
         sandbox::SandboxConfig,
         stand_in::{
-            ContainerSpec, Happening, Mode, PodConfig, SandboxSource, StandIn, StandInConfig,
+            AttachedBy, ContainerSpec, Happening, Mode, PodConfig, SandboxSource, StandIn,
+            StandInConfig,
         },
     },
     tools,
@@ -29,10 +34,10 @@ use zeropod_testkit::{
 #[command(disable_version_flag = true)]
 struct Args {
     /// Directory of the socket
-    #[arg(long, default_value = zeropod_shim_api::names::SHIM_SOCKET_DIR)]
+    #[arg(long, default_value = SHIM_SOCKET_DIR)]
     socket_dir: PathBuf,
     /// Base directory of the pins
-    #[arg(long, default_value = zeropod_shim_api::names::MAPS_DIR)]
+    #[arg(long, default_value = MAPS_DIR)]
     maps_dir: PathBuf,
     /// Directory of the checkpoint images
     #[arg(long, default_value = "/var/lib/zeropod/i")]
@@ -79,6 +84,10 @@ struct Args {
     /// How the container is scaled down
     #[arg(long, default_value = "checkpoint")]
     mode: CliMode,
+    /// Attach the redirector like shims from 0.12 on, instead of waiting for
+    /// the manager
+    #[arg(long)]
+    attach: bool,
     /// Directory of criu; by default it is taken from the cache
     #[arg(long)]
     criu_dir: Option<PathBuf>,
@@ -100,6 +109,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<(), Box<dyn Error>> {
+    if let Some(result) = attach_if_asked(env::args_os().skip(1)) {
+        return result;
+    }
     // Before anything that a signal should undo.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -116,6 +128,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     stand_in.stop().await?;
     result
+}
+
+/// The shim from 0.12 on starts itself again to attach the redirector.
+fn attach_if_asked(mut args: impl Iterator<Item = OsString>) -> Option<Result<(), Box<dyn Error>>> {
+    args.next().filter(|first| first == HELPER_ARGUMENT)?;
+    let pid = args.next().unwrap_or_default();
+    let maps_dir = args.next().unwrap_or_else(|| MAPS_DIR.into());
+    Some(match pid.to_string_lossy().parse() {
+        Ok(pid) => attach(Path::new(&maps_dir), pid).map_err(Into::into),
+        Err(error) => Err(format!("sandbox pid {}: {error}", pid.display()).into()),
+    })
 }
 
 fn configuration(args: Args) -> Result<(StandInConfig, PodConfig), Box<dyn Error>> {
@@ -137,6 +160,7 @@ fn configuration(args: Args) -> Result<(StandInConfig, PodConfig), Box<dyn Error
         proxy_timeout,
         longest_retry,
         mode,
+        attach,
         criu_dir,
         program,
     } = args;
@@ -154,6 +178,11 @@ fn configuration(args: Args) -> Result<(StandInConfig, PodConfig), Box<dyn Error
         work_dir: absolute(&work_dir)?,
         runc: tools::runc()?,
         criu,
+        attached_by: if attach {
+            AttachedBy::Shim { helper: env::current_exe()? }
+        } else {
+            AttachedBy::Manager
+        },
         longest_retry,
         observer: Arc::new(print),
     };

@@ -1,6 +1,7 @@
 //! Sandboxes, containers, the stand-in shim and its activator.
 
 pub mod activator;
+pub mod attach;
 pub mod container;
 mod error;
 mod isolated;
@@ -10,4 +11,5 @@ pub mod shim;
 pub mod stand_in;
 
 pub use error::Error;
+use error::chain;
 pub use isolated::isolated;

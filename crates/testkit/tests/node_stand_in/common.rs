@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use zeropod_ebpf_loader::Redirectors;
 use zeropod_testkit::{
     node::stand_in::{
-        ContainerSpec, Happening, Mode, PodConfig, SandboxSource, StandInConfig, What,
+        AttachedBy, ContainerSpec, Happening, Mode, PodConfig, SandboxSource, StandInConfig, What,
     },
     tools,
 };
@@ -68,6 +68,7 @@ pub(crate) fn config(dir: &Path) -> (StandInConfig, Happenings) {
         work_dir: dir.join("work"),
         runc: tools::runc().unwrap(),
         criu: Some(tools::criu().unwrap()),
+        attached_by: AttachedBy::Manager,
         longest_retry: Duration::from_millis(200),
         observer: Arc::new(move |happening: &Happening| drop(tell.send(happening.clone()))),
     };

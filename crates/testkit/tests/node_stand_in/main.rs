@@ -4,5 +4,6 @@
 
 mod common;
 mod failures;
+mod generations;
 mod process;
 mod traffic;

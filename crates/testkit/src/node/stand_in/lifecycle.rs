@@ -12,11 +12,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{ContainerSpec, Happening, Mode, StandInConfig, What, happening::millis};
+use super::{AttachedBy, ContainerSpec, Happening, Mode, StandInConfig, What, happening::millis};
 use crate::node::{
     Error,
     activator::{Activator, ActivatorConfig, Activity, WakeError},
+    attach, chain,
     container::{Container, ContainerConfig},
+    netns::path_of_pid,
     shim::{Identity, Service},
 };
 
@@ -33,7 +35,7 @@ pub(super) struct Managed {
 pub(super) struct Place {
     pub(super) namespace: String,
     pub(super) pod: String,
-    pub(super) netns: PathBuf,
+    pub(super) sandbox_pid: u32,
     pub(super) maps: PathBuf,
 }
 
@@ -81,7 +83,7 @@ impl Managed {
             id: spec.id.clone(),
             dir: config.work_dir.join(&spec.id),
             images: config.images.clone(),
-            netns: place.netns.clone(),
+            netns: path_of_pid(place.sandbox_pid),
             program: spec.program.clone(),
             args: spec.args.clone(),
             runc: config.runc.clone(),
@@ -99,10 +101,9 @@ impl Managed {
             running: watch::Sender::new(true),
         });
         inner.tell(What::Started { pid: inner.container.pid() });
-        // From here on the manager sees the sandbox and may attach to it.
-        fs::create_dir_all(&inner.place.maps).map_err(Error::io("create", &inner.place.maps))?;
+        let attached = inner.prepare_redirector().await;
         inner.service.started(&inner.spec.id)?;
-        let task = tokio::spawn(Arc::clone(&inner).run());
+        let task = tokio::spawn(Arc::clone(&inner).run(attached));
         Ok(Self { inner, task: Mutex::new(task) })
     }
 
@@ -135,9 +136,26 @@ impl Drop for Managed {
 }
 
 impl Inner {
-    /// Scales down whenever the container is idle.
-    async fn run(self: Arc<Self>) {
-        if let Err(error) = self.manage().await {
+    /// Has the redirector attached, or shows a manager the sandbox, so that it
+    /// attaches it.
+    async fn prepare_redirector(&self) -> Result<(), Error> {
+        let Place { sandbox_pid, maps, .. } = &self.place;
+        match &self.config.attached_by {
+            AttachedBy::Manager => fs::create_dir_all(maps).map_err(Error::io("create", maps)),
+            AttachedBy::Shim { helper } => {
+                attach::run_helper(helper, &self.config.maps_dir, *sandbox_pid).await
+            }
+        }
+    }
+
+    /// Scales down whenever the container is idle; never if nothing is
+    /// attached.
+    async fn run(self: Arc<Self>, attached: Result<(), Error>) {
+        let result = match attached {
+            Ok(()) => self.manage().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
             self.tell(What::Unmanaged { reason: chain(&error) });
         }
     }
@@ -183,7 +201,7 @@ impl Inner {
             observer: Arc::new(observer),
             ..ActivatorConfig::new(
                 self.place.maps.clone(),
-                self.place.netns.clone(),
+                path_of_pid(self.place.sandbox_pid),
                 self.spec.ports.clone(),
             )
         }
@@ -265,17 +283,6 @@ impl Inner {
     fn tell(&self, what: What) {
         (self.config.observer)(&Happening::now(&self.place.pod, &self.spec.name, what));
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// The end of CRIU's log as the Go shim sends it (H5): up to 21 lines, of a

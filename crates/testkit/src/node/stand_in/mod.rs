@@ -23,7 +23,6 @@ pub use self::happening::{Happening, What};
 use self::lifecycle::Managed;
 use super::{
     Error,
-    netns::path_of_pid,
     sandbox::{Addresses, Sandbox, SandboxConfig},
     shim::{Server, Service},
 };
@@ -37,6 +36,21 @@ pub enum Mode {
     /// By killing it and starting it afresh, as with the annotation
     /// `zeropod.ctrox.dev/disable-checkpointing`.
     Kill,
+}
+
+/// Who attaches the redirector of a sandbox: the two generations of shims.
+#[derive(Debug, Clone)]
+pub enum AttachedBy {
+    /// The manager, when it sees the sandbox's directory (shims up to 0.11).
+    Manager,
+    /// The shim (from 0.12 on), which keeps the manager away by a marker.
+    Shim {
+        /// The helper program, which takes [`HELPER_ARGUMENT`], the sandbox's
+        /// pid and the base directory of the pins.
+        ///
+        /// [`HELPER_ARGUMENT`]: super::attach::HELPER_ARGUMENT
+        helper: PathBuf,
+    },
 }
 
 /// Where a shim keeps things. Every path has to be absolute.
@@ -56,6 +70,8 @@ pub struct StandInConfig {
     pub runc: PathBuf,
     /// Directory of `criu`; needed for [`Mode::Checkpoint`].
     pub criu: Option<PathBuf>,
+    /// Who attaches the redirector.
+    pub attached_by: AttachedBy,
     /// Longest pause between two looks for a redirector; 5 minutes on a node.
     pub longest_retry: Duration,
     /// Is told what happens, from any thread.
@@ -191,7 +207,7 @@ impl StandIn {
             let place = lifecycle::Place {
                 namespace: namespace.clone(),
                 pod: pod.name.clone(),
-                netns: path_of_pid(sandbox_pid),
+                sandbox_pid,
                 maps: maps.clone(),
             };
             let managed = Managed::start(&self.config, &self.service, place, spec).await?;
