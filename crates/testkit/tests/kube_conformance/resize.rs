@@ -19,7 +19,7 @@ async fn resize(bed: &Bed, name: &str, spec: Value) -> kube::Result<Pod> {
     bed.pods().patch_resize(name, &PatchParams::default(), &patch).await
 }
 
-fn requests(amounts: Value) -> Value {
+fn requests(amounts: &Value) -> Value {
     json!({"containers": [{"name": "app", "resources": {"requests": amounts}}]})
 }
 
@@ -31,7 +31,7 @@ pub(super) async fn requests_go_down_and_up_again(bed: Bed) {
         .build();
     let created = create_pod(&bed.client, &two).await.unwrap();
     run_pod(&bed.client, &created, &[("app", ID), ("side", ID)]).await.unwrap();
-    let down = resize(&bed, "web", requests(json!({"cpu": "1m", "memory": "1Ki"}))).await.unwrap();
+    let down = resize(&bed, "web", requests(&json!({"cpu": "1m", "memory": "1Ki"}))).await.unwrap();
     let down = serde_json::to_value(down).unwrap();
     let resources =
         |pod: &Value, index: usize| pod["spec"]["containers"][index]["resources"].clone();
@@ -47,13 +47,13 @@ pub(super) async fn requests_go_down_and_up_again(bed: Bed) {
 
     // Once more is no change, however it is spelled.
     let same =
-        resize(&bed, "web", requests(json!({"cpu": "0.001", "memory": "1Ki"}))).await.unwrap();
+        resize(&bed, "web", requests(&json!({"cpu": "0.001", "memory": "1Ki"}))).await.unwrap();
     assert_eq!(
         serde_json::to_value(&same).unwrap()["metadata"]["resourceVersion"],
         acted["metadata"]["resourceVersion"]
     );
     let up =
-        resize(&bed, "web", requests(json!({"cpu": "100m", "memory": "128Mi"}))).await.unwrap();
+        resize(&bed, "web", requests(&json!({"cpu": "100m", "memory": "128Mi"}))).await.unwrap();
     assert_eq!(resources(&serde_json::to_value(up).unwrap(), 0)["requests"]["memory"], "128Mi");
 
     // Anything else in the patch is ignored.
@@ -74,7 +74,7 @@ pub(super) async fn the_kubelet_has_to_report_resources_first(bed: Bed) {
     let report =
         |statuses: &Value| Patch::Merge(json!({"status": {"containerStatuses": statuses}}));
     bed.pods().patch_status("web", &PatchParams::default(), &report(&statuses)).await.unwrap();
-    let down = || resize(&bed, "web", requests(json!({"cpu": "1m"})));
+    let down = || resize(&bed, "web", requests(&json!({"cpu": "1m"})));
     let (code, reason, message) = refusal(down().await);
     assert_eq!((code, reason.as_str()), (422, "Invalid"));
     assert!(message.contains("Pod running on node without support for resize"), "{message}");
@@ -106,7 +106,7 @@ pub(super) async fn the_class_of_service_stays(bed: Bed) {
     ];
     for (name, pod, amounts) in pods {
         create_pod(&bed.client, &pod.build()).await.unwrap();
-        let (code, reason, message) = refusal(resize(&bed, name, requests(amounts)).await);
+        let (code, reason, message) = refusal(resize(&bed, name, requests(&amounts)).await);
         assert_eq!((code, reason.as_str()), (422, "Invalid"), "{name}");
         assert!(
             message.contains("Pod QOS Class may not change as a result of resizing"),
@@ -168,7 +168,7 @@ pub(super) async fn what_may_not_be_resized(bed: Bed) {
         .build();
     create_pod(&bed.client, &mirror).await.unwrap();
     let (code, reason, message) =
-        refusal(resize(&bed, "static", requests(json!({"cpu": "1m"}))).await);
+        refusal(resize(&bed, "static", requests(&json!({"cpu": "1m"}))).await);
     assert_eq!((code, reason.as_str()), (422, "Invalid"));
     assert!(message.contains("static pods cannot be resized"), "{message}");
 }
@@ -185,14 +185,14 @@ pub(super) async fn limit_ranges_apply(bed: Bed) {
     .unwrap();
     let ranges: Api<LimitRange> = Api::namespaced(bed.client.clone(), &bed.namespace);
     ranges.create(&PostParams::default(), &range).await.unwrap();
-    let down = || resize(&bed, "web", requests(json!({"cpu": "1m"})));
+    let down = || resize(&bed, "web", requests(&json!({"cpu": "1m"})));
     // The real server learns of the range by a watch of its own.
     let mut answer = down().await;
     for _ in 0..1000 {
         if answer.is_err() {
             break;
         }
-        resize(&bed, "web", requests(json!({"cpu": "100m"}))).await.unwrap();
+        resize(&bed, "web", requests(&json!({"cpu": "100m"}))).await.unwrap();
         answer = down().await;
     }
     let (code, reason, message) = refusal(answer);

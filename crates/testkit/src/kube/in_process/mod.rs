@@ -5,6 +5,7 @@
 //! tell; what it does not know (apply patches, JSON patches, sets in label
 //! selectors, other groups) it refuses.
 
+mod call;
 mod events;
 mod faults;
 mod http;
