@@ -9,6 +9,7 @@
 //! to each pod. While the API server is away, it takes updates and keeps what
 //! is to be told, and catches up later.
 
+mod answer;
 mod api;
 mod config;
 mod engine;

@@ -28,7 +28,8 @@ use serde_json::Value;
 use zeropod_shim_api::{change::Update, id::PodRef};
 
 use crate::{
-    api::{Write, WriteError},
+    answer::WriteError,
+    api::Write,
     config::Config,
     event::{Report, Reporter},
     pod::{Pending, Pod},

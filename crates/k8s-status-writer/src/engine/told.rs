@@ -11,7 +11,7 @@ use super::{
     work::{Kind, Work},
 };
 use crate::{
-    api::WriteError,
+    answer::WriteError,
     event::Report,
     plan::{Refusal, RefusalReason, Writes},
     pod::{Pending, Pod},
@@ -48,7 +48,12 @@ impl Engine {
                 self.reports.put_back(ready);
             }
             // Perhaps it was; its name keeps it from being created twice.
-            Err(WriteError::Timeout(_) | WriteError::Failed(_) | WriteError::Conflict) => {
+            Err(
+                WriteError::Timeout(_)
+                | WriteError::Failed(_)
+                | WriteError::Conflict
+                | WriteError::Exists,
+            ) => {
                 let pod = ready.pod.clone();
                 if let Err(reason) = self.reports.retry(ready, now) {
                     tracing::warn!(%pod, "an event could not be created");
