@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zeropod_shim_api::{
     change::ContainerState,
     id::ContainerRef,
-    status::{MetricsReading, Phase, StatusEvent},
+    status::{MetricsReading, Operation, Phase, StatusEvent},
 };
 
 use crate::{
@@ -21,6 +21,28 @@ pub(crate) struct Series {
     checkpoints: Operations,
     restores: Operations,
     scaled_down: ScaledDown,
+}
+
+/// What this process has counted of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Times that it was brought back after a scale-down.
+    pub wake_ups: u64,
+    /// Time that it has been scaled down, up to now.
+    pub scaled_down: Duration,
+    /// Checkpoints that failed.
+    pub checkpoint_errors: u64,
+    /// Restores that failed.
+    pub restore_errors: u64,
+}
+
+/// How much of what came was not counted before.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    pub(crate) checkpoints: u64,
+    pub(crate) restores: u64,
+    pub(crate) failed_checkpoints: u64,
+    pub(crate) failed_restores: u64,
 }
 
 #[derive(Debug, Default)]
@@ -46,44 +68,64 @@ impl Series {
         }
     }
 
-    pub(crate) fn event(&mut self, event: &StatusEvent, start: SystemTime) {
-        let checkpoint = event.checkpoint();
-        let restore = event.restore();
+    /// Takes in an event. `start` is as in [`Operations::reading`].
+    pub(crate) fn event(&mut self, event: &StatusEvent, start: SystemTime) -> News {
+        let mut news = News::default();
+        let (checkpoint, restore) = (event.checkpoint(), event.restore());
         match event.phase {
-            Phase::ScaledDown => checkpoint.map(|operation| self.checkpoints.event(operation)),
-            Phase::Running => restore.map(|operation| self.restores.event(operation)),
+            Phase::ScaledDown => {
+                news.checkpoints = checkpoint.map_or(0, |one| self.checkpoints.event(one));
+            }
+            Phase::Running => news.restores = restore.map_or(0, |one| self.restores.event(one)),
             // A failure repeats an operation of the other kind, as an answer does.
             Phase::CheckpointFailed => {
-                self.checkpoints.failed();
-                restore.map(|operation| self.restores.reading(operation, start))
+                news.failed_checkpoints = self.checkpoints.failed();
+                news.restores = restore.map_or(0, |one| self.restores.reading(one, start));
             }
             Phase::RestoreFailed => {
-                self.restores.failed();
-                checkpoint.map(|operation| self.checkpoints.reading(operation, start))
+                news.failed_restores = self.restores.failed();
+                news.checkpoints = checkpoint.map_or(0, |one| self.checkpoints.reading(one, start));
             }
-            Phase::Stopping => None,
-        };
+            Phase::Stopping => {}
+        }
+        news
     }
 
-    pub(crate) fn reading(&mut self, reading: &MetricsReading, start: SystemTime) {
-        if let Some(operation) = reading.checkpoint {
-            self.checkpoints.reading(operation, start);
+    /// Takes in an answer. `start` is as in [`Operations::reading`].
+    pub(crate) fn reading(&mut self, reading: &MetricsReading, start: SystemTime) -> News {
+        News {
+            failed_checkpoints: self.checkpoints.failures_read(reading.checkpoint_errors),
+            failed_restores: self.restores.failures_read(reading.restore_errors),
+            ..self.caught_up(reading.checkpoint, reading.restore, start)
         }
-        if let Some(operation) = reading.restore {
-            self.restores.reading(operation, start);
-        }
-        self.checkpoints.failures_read(reading.checkpoint_errors);
-        self.restores.failures_read(reading.restore_errors);
     }
 
-    /// Some changes were missed, and this is what they led to.
-    pub(crate) fn caught_up(&mut self, state: &ContainerState, start: SystemTime) {
-        if let Some(operation) = state.checkpoint {
-            self.checkpoints.reading(operation, start);
+    /// Takes in the last operations of a container of which changes were
+    /// missed.
+    pub(crate) fn caught_up(
+        &mut self,
+        checkpoint: Option<Operation>,
+        restore: Option<Operation>,
+        start: SystemTime,
+    ) -> News {
+        News {
+            checkpoints: checkpoint.map_or(0, |one| self.checkpoints.reading(one, start)),
+            restores: restore.map_or(0, |one| self.restores.reading(one, start)),
+            ..News::default()
         }
-        if let Some(operation) = state.restore {
-            self.restores.reading(operation, start);
+    }
+
+    pub(crate) fn totals(&self, now: SystemTime) -> Totals {
+        Totals {
+            wake_ups: self.wake_ups(),
+            scaled_down: self.scaled_down.total(now),
+            checkpoint_errors: self.checkpoints.errors(),
+            restore_errors: self.restores.errors(),
         }
+    }
+
+    fn wake_ups(&self) -> u64 {
+        self.restores.durations.count()
     }
 
     /// What is true now. Time scaled down counts from `start`, as every
@@ -111,66 +153,110 @@ impl ScaledDown {
 /// Picks the checkpoints or the restores of a container.
 type Of = fn(&Series) -> &Operations;
 
-/// Writes the series of all containers, family by family.
-pub(crate) fn render(all: &[&Series], now: SystemTime, to: &mut Exposition) {
-    let families: [(&str, &str, Of); 2] = [
-        ("zeropod_checkpoint_duration_seconds", "Time the last steps of a checkpoint took.", |s| {
-            &s.checkpoints
-        }),
-        ("zeropod_restore_duration_seconds", "Time a restore took.", |s| &s.restores),
-    ];
-    for (name, help, operations) in families {
-        let name = to.family(name, Kind::Histogram, help);
-        for series in all {
-            let durations = &operations(series).durations;
-            to.histogram(&name, &series.labels, durations.counts(), durations.sum());
+enum Value {
+    Durations(Of),
+    Last(Of),
+    Errors(Of),
+    Running,
+    WakeUps,
+    ScaledDown,
+}
+
+/// A family of series with one member per container.
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    value: Value,
+}
+
+const CHECKPOINTS: Of = |series| &series.checkpoints;
+const RESTORES: Of = |series| &series.restores;
+
+/// The first seven are those of zeropod's own manager.
+const FAMILIES: [Family; 9] = [
+    Family {
+        name: "zeropod_checkpoint_duration_seconds",
+        help: "Time that a checkpoint took, without its pre-dump.",
+        value: Value::Durations(CHECKPOINTS),
+    },
+    Family {
+        name: "zeropod_restore_duration_seconds",
+        help: "Time that a restore took, or a fresh start in its place.",
+        value: Value::Durations(RESTORES),
+    },
+    Family {
+        name: "zeropod_last_checkpoint_time",
+        help: "When the last checkpoint ended, in nanoseconds since 1970.",
+        value: Value::Last(CHECKPOINTS),
+    },
+    Family {
+        name: "zeropod_last_restore_time",
+        help: "When the last restore ended, in nanoseconds since 1970.",
+        value: Value::Last(RESTORES),
+    },
+    Family {
+        name: "zeropod_running",
+        help: "1 while the process of the container runs, 0 while it is scaled down.",
+        value: Value::Running,
+    },
+    Family {
+        name: "zeropod_checkpoint_errors_total",
+        help: "Checkpoints that failed.",
+        value: Value::Errors(CHECKPOINTS),
+    },
+    Family {
+        name: "zeropod_restore_errors_total",
+        help: "Restores that failed.",
+        value: Value::Errors(RESTORES),
+    },
+    Family {
+        name: "zeropod_wakeups_total",
+        help: "Times that the container was brought back after a scale-down.",
+        value: Value::WakeUps,
+    },
+    Family {
+        name: "zeropod_scaled_down_seconds_total",
+        help: "Time that the container has been scaled down.",
+        value: Value::ScaledDown,
+    },
+];
+
+impl Family {
+    fn kind(&self) -> Kind {
+        match self.value {
+            Value::Durations(_) => Kind::Histogram,
+            Value::Last(_) | Value::Running => Kind::Gauge,
+            Value::Errors(_) | Value::WakeUps | Value::ScaledDown => Kind::Counter,
         }
     }
-    let families: [(&str, &str, Of); 2] = [
-        (
-            "zeropod_last_checkpoint_time",
-            "When the last checkpoint ended, in nanoseconds since 1970.",
-            |s| &s.checkpoints,
-        ),
-        (
-            "zeropod_last_restore_time",
-            "When the last restore ended, in nanoseconds since 1970.",
-            |s| &s.restores,
-        ),
-    ];
-    for (name, help, operations) in families {
-        let name = to.family(name, Kind::Gauge, help);
+}
+
+/// Writes the series of all containers, family by family.
+pub(crate) fn render(all: &[&Series], now: SystemTime, to: &mut Exposition) {
+    for family in &FAMILIES {
+        let name = to.family(family.name, family.kind(), family.help);
         for series in all {
-            if let Some(last) = operations(series).last {
-                let nanos = last.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-                to.sample(&name, &series.labels, nanos);
+            let labels = &series.labels;
+            match family.value {
+                Value::Durations(of) => to.histogram(&name, labels, &of(series).durations),
+                Value::Last(of) => {
+                    if let Some(last) = of(series).last {
+                        let since = last.duration_since(UNIX_EPOCH).unwrap_or_default();
+                        to.sample(&name, labels, since.as_nanos());
+                    }
+                }
+                Value::Errors(of) => to.sample(&name, labels, of(series).errors()),
+                Value::Running => to.sample(&name, labels, u8::from(series.running)),
+                Value::WakeUps => to.sample(&name, labels, series.wake_ups()),
+                Value::ScaledDown => {
+                    to.sample(&name, labels, series.scaled_down.total(now).as_secs_f64());
+                }
             }
         }
     }
-    let name = to.family(
-        "zeropod_running",
-        Kind::Gauge,
-        "1 while the container's process runs, 0 while it is scaled down.",
-    );
-    for series in all {
-        to.sample(&name, &series.labels, u8::from(series.running));
-    }
-    let families: [(&str, &str, Of); 2] = [
-        ("zeropod_checkpoint_errors_total", "Checkpoints that failed.", |s| &s.checkpoints),
-        ("zeropod_restore_errors_total", "Restores that failed.", |s| &s.restores),
-    ];
-    for (name, help, operations) in families {
-        let name = to.family(name, Kind::Counter, help);
-        for series in all {
-            to.sample(&name, &series.labels, operations(series).errors());
-        }
-    }
-    let name = to.family(
-        "zeropod_scaled_down_seconds_total",
-        Kind::Counter,
-        "Time the container has been scaled down.",
-    );
-    for series in all {
-        to.sample(&name, &series.labels, series.scaled_down.total(now).as_secs_f64());
-    }
+}
+
+/// Name, kind and help of every family.
+pub(crate) fn documentation() -> impl Iterator<Item = (&'static str, Kind, &'static str)> {
+    FAMILIES.iter().map(|family| (family.name, family.kind(), family.help))
 }

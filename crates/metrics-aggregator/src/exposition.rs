@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use metrics_exporter_prometheus::formatting;
 
-use crate::histogram::BOUNDS;
+use crate::histogram::{BOUNDS, Histogram};
 
 /// A format of Prometheus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,22 +20,21 @@ impl Format {
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
-            Self::OpenMetrics => {
-                "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores"
-            }
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         }
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
+    #[default]
     Counter,
     Gauge,
     Histogram,
 }
 
 impl Kind {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
@@ -55,8 +54,9 @@ pub(crate) struct Exposition {
 pub(crate) struct Family(String);
 
 impl Exposition {
-    pub(crate) fn new(format: Format) -> Self {
-        Self { text: String::new(), format }
+    /// `capacity` is a guess at the length of the whole.
+    pub(crate) fn new(format: Format, capacity: usize) -> Self {
+        Self { text: String::with_capacity(capacity), format }
     }
 
     /// Starts a family. `name` is that of its samples.
@@ -83,18 +83,11 @@ impl Exposition {
         self.value(value);
     }
 
-    /// Writes the samples of a histogram: one count for each of [`BOUNDS`] and
-    /// one beyond, not cumulated.
-    pub(crate) fn histogram<const N: usize>(
-        &mut self,
-        family: &Family,
-        labels: &str,
-        counts: [u64; N],
-        sum: f64,
-    ) {
+    /// Writes the samples of a histogram.
+    pub(crate) fn histogram(&mut self, family: &Family, labels: &str, histogram: &impl Histogram) {
         let bounds = BOUNDS.iter().map(|(_, label)| *label).chain(["+Inf"]);
         let mut total = 0;
-        for (bound, count) in bounds.zip(counts) {
+        for (bound, count) in bounds.zip(histogram.counts()) {
             total += count;
             self.text.push_str(&family.0);
             self.text.push_str("_bucket{");
@@ -119,7 +112,7 @@ impl Exposition {
                 self.text.push_str(labels);
                 self.text.push('}');
             }
-            if suffix == "_sum" { self.value(sum) } else { self.value(total) }
+            if suffix == "_sum" { self.value(histogram.sum()) } else { self.value(total) }
         }
     }
 

@@ -29,6 +29,13 @@ pub(crate) const BOUNDS: [(f64, &str); 15] = [
 /// One count per bound and one beyond the last.
 const BUCKETS: usize = BOUNDS.len() + 1;
 
+/// A histogram that can be rendered.
+pub(crate) trait Histogram {
+    /// Not cumulated.
+    fn counts(&self) -> [u64; BUCKETS];
+    fn sum(&self) -> f64;
+}
+
 /// Durations of one container, under its lock.
 #[derive(Debug, Default)]
 pub(crate) struct Durations {
@@ -42,12 +49,17 @@ impl Durations {
         self.sum = self.sum.saturating_add(duration);
     }
 
-    pub(crate) fn counts(&self) -> [u64; BUCKETS] {
+    pub(crate) fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+impl Histogram for Durations {
+    fn counts(&self) -> [u64; BUCKETS] {
         self.counts
     }
 
-    /// In seconds.
-    pub(crate) fn sum(&self) -> f64 {
+    fn sum(&self) -> f64 {
         self.sum.as_secs_f64()
     }
 }
@@ -60,12 +72,12 @@ pub(crate) struct Recorded {
     sum: AtomicU64,
 }
 
-impl Recorded {
-    pub(crate) fn counts(&self) -> [u64; BUCKETS] {
+impl Histogram for Recorded {
+    fn counts(&self) -> [u64; BUCKETS] {
         std::array::from_fn(|bucket| self.counts[bucket].load(Ordering::Relaxed))
     }
 
-    pub(crate) fn sum(&self) -> f64 {
+    fn sum(&self) -> f64 {
         f64::from_bits(self.sum.load(Ordering::Relaxed))
     }
 }

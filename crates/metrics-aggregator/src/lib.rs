@@ -12,11 +12,17 @@ mod exposition;
 mod histogram;
 mod negotiate;
 mod operations;
+mod outcomes;
+mod process;
 mod recorder;
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -25,14 +31,16 @@ use zeropod_shim_api::{
     id::{ContainerRef, ShimId},
 };
 
-use self::{container::Series, exposition::Exposition};
-pub use self::{exposition::Format, negotiate::Response, recorder::Recorder};
+use self::{container::Series, exposition::Exposition, outcomes::Outcomes};
+pub use self::{container::Totals, exposition::Format, negotiate::Response, recorder::Recorder};
 
 /// All series of the process. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Aggregator {
     containers: Arc<Mutex<Containers>>,
     recorder: Recorder,
+    /// Of the last exposition, so that the next need not grow.
+    last_length: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -42,13 +50,19 @@ struct Containers {
     start: SystemTime,
     /// Behind each name the shims that have such a container, the newest last.
     series: BTreeMap<ContainerRef, Vec<(ShimId, Series)>>,
+    outcomes: Outcomes,
 }
 
 impl Aggregator {
     /// Starts to count.
     pub fn new() -> Self {
-        let containers = Containers { start: SystemTime::now(), series: BTreeMap::new() };
-        Self { containers: Arc::new(Mutex::new(containers)), recorder: Recorder::new() }
+        let recorder = Recorder::new();
+        let containers = Containers {
+            start: SystemTime::now(),
+            series: BTreeMap::new(),
+            outcomes: Outcomes::new(&recorder),
+        };
+        Self { containers: Arc::new(Mutex::new(containers)), recorder, last_length: Arc::default() }
     }
 
     /// Takes in one update. All updates of one client have to come, in order.
@@ -63,8 +77,9 @@ impl Aggregator {
 
     /// Every series, in a format of Prometheus.
     pub fn render(&self, format: Format) -> String {
-        let mut exposition = Exposition::new(format);
-        {
+        let capacity = self.last_length.load(Ordering::Relaxed);
+        let mut exposition = Exposition::new(format, capacity + capacity / 64);
+        let start = {
             let containers = self.lock();
             // Two pods of one name can exist for a moment, but not in one exposition.
             let newest: Vec<&Series> = containers
@@ -74,15 +89,41 @@ impl Aggregator {
                 .map(|(_, series)| series)
                 .collect();
             container::render(&newest, SystemTime::now(), &mut exposition);
-        }
+            containers.start
+        };
         self.recorder.render(&mut exposition);
-        exposition.finish()
+        process::render(start, &mut exposition);
+        let text = exposition.finish();
+        self.last_length.store(text.len(), Ordering::Relaxed);
+        text
     }
 
     /// Answers a scrape in the format and encoding that its `Accept` and
     /// `Accept-Encoding` headers ask for.
     pub fn respond(&self, accept: Option<&str>, accept_encoding: Option<&str>) -> Response {
         negotiate::respond(accept, accept_encoding, |format| self.render(format))
+    }
+
+    /// What has been counted of a container.
+    pub fn totals(&self, key: &ContainerKey) -> Option<Totals> {
+        let containers = self.lock();
+        let shims = containers.series.get(&key.container)?;
+        let (_, series) = shims.iter().find(|(shim, _)| *shim == key.shim)?;
+        Some(series.totals(SystemTime::now()))
+    }
+
+    /// A table in Markdown of every metric that is described by now: name,
+    /// type and meaning.
+    pub fn documentation(&self) -> String {
+        let own = container::documentation().chain(process::documentation());
+        let own = own.map(|(name, kind, help)| (name.to_owned(), kind, help.to_owned()));
+        let all: BTreeSet<_> = own.chain(self.recorder.documentation()).collect();
+        let mut table = String::from("| Metric | Type | Meaning |\n| --- | --- | --- |\n");
+        for (name, kind, help) in all {
+            // Writing to a string cannot fail.
+            let _ = writeln!(table, "| `{name}` | {} | {help} |", kind.as_str());
+        }
+        table
     }
 
     fn lock(&self) -> MutexGuard<'_, Containers> {
@@ -104,14 +145,16 @@ impl Containers {
                 Cause::Event(event) => {
                     let start = self.start;
                     let series = self.series(&change.key);
-                    series.event(event, start);
+                    let news = series.event(event, start);
                     series.state(&change.state, start, now);
+                    self.outcomes.count(&news);
                 }
                 Cause::Reading(reading) => {
                     let start = self.start;
                     let series = self.series(&change.key);
-                    series.reading(reading, start);
+                    let news = series.reading(reading, start);
                     series.state(&change.state, start, now);
+                    self.outcomes.count(&news);
                 }
                 Cause::Removed => self.remove(&change.key),
             },
@@ -128,8 +171,9 @@ impl Containers {
         for (key, state) in snapshot {
             let start = self.start;
             let series = self.series(key);
-            series.caught_up(state, start);
+            let news = series.caught_up(state.checkpoint, state.restore, start);
             series.state(state, start, now);
+            self.outcomes.count(&news);
         }
     }
 

@@ -29,21 +29,21 @@ pub(crate) struct Operations {
 }
 
 impl Operations {
-    /// An event told of an operation. Returns whether it was news.
-    pub(crate) fn event(&mut self, operation: Operation) -> bool {
+    /// An event told of an operation. Returns how many are news.
+    pub(crate) fn event(&mut self, operation: Operation) -> u64 {
         self.last = self.last.max(Some(operation.ended));
         let news = !self.by_reading.contains(operation) && !self.by_event.contains(operation);
         self.by_event.insert(operation);
         if news {
             self.durations.record(operation.duration);
         }
-        news
+        u64::from(news)
     }
 
     /// An answer told of the last operation. One from before `start` was
     /// counted by an earlier process, or its event is still to come. Returns
-    /// whether it was news.
-    pub(crate) fn reading(&mut self, operation: Operation, start: SystemTime) -> bool {
+    /// how many are news.
+    pub(crate) fn reading(&mut self, operation: Operation, start: SystemTime) -> u64 {
         self.last = self.last.max(Some(operation.ended));
         let news = operation.ended >= start
             && !self.by_reading.contains(operation)
@@ -52,7 +52,7 @@ impl Operations {
             self.by_reading.insert(operation);
             self.durations.record(operation.duration);
         }
-        news
+        u64::from(news)
     }
 
     /// An event told of a failure. Returns how many failures are news.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -20,6 +21,8 @@ use crate::{
 /// that, somebody made a label of something unbounded.
 const MAX_SERIES: usize = 256;
 
+const REFUSED: &str = "zeropod_metrics_refused_total";
+
 /// Takes what the process records through the `metrics` facade. Clones share
 /// their series. Histograms have the buckets of zeropod's durations.
 #[derive(Debug, Clone)]
@@ -30,19 +33,32 @@ pub struct Recorder {
 #[derive(Debug)]
 struct Shared {
     registry: Registry<Key, Fixed>,
+    /// Series that were not made, or not made again.
+    refused: AtomicU64,
     families: Mutex<BTreeMap<String, Family>>,
 }
 
 #[derive(Debug, Default)]
 struct Family {
+    kind: Kind,
     help: SharedString,
     series: usize,
 }
 
 impl Recorder {
     pub(crate) fn new() -> Self {
-        let shared = Shared { registry: Registry::new(Fixed), families: Mutex::default() };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            registry: Registry::new(Fixed),
+            refused: AtomicU64::new(0),
+            families: Mutex::default(),
+        };
+        let recorder = Self { shared: Arc::new(shared) };
+        recorder.describe(
+            &KeyName::from(REFUSED),
+            Kind::Counter,
+            "Recordings that were refused because their metric has too many series.".into(),
+        );
+        recorder
     }
 
     pub(crate) fn render(&self, to: &mut Exposition) {
@@ -58,6 +74,8 @@ impl Recorder {
         self.shared.registry.visit_histograms(|key, histogram| {
             insert(&mut histograms, key, Arc::clone(histogram));
         });
+        let refused = self.shared.refused.load(Ordering::Relaxed);
+        counters.insert(REFUSED.to_owned(), BTreeMap::from([(String::new(), refused)]));
         let families = self.families();
         let help = |name: &str| families.get(name).map_or("", |family| &*family.help);
         for (name, series) in &counters {
@@ -69,19 +87,31 @@ impl Recorder {
         for (name, series) in &gauges {
             let family = to.family(name, Kind::Gauge, help(name));
             for (labels, value) in series {
-                to.sample(&family, labels, value);
+                to.sample(&family, labels, Number(*value));
             }
         }
         for (name, series) in &histograms {
             let family = to.family(name, Kind::Histogram, help(name));
             for (labels, histogram) in series {
-                to.histogram(&family, labels, histogram.counts(), histogram.sum());
+                to.histogram(&family, labels, &**histogram);
             }
         }
     }
 
-    fn describe(&self, name: &KeyName, help: SharedString) {
-        self.families().entry(name.as_str().to_owned()).or_default().help = help;
+    /// Name, kind and help of every family that was described.
+    pub(crate) fn documentation(&self) -> Vec<(String, Kind, String)> {
+        let families = self.families();
+        families
+            .iter()
+            .filter(|(_, family)| !family.help.is_empty())
+            .map(|(name, family)| (name.clone(), family.kind, family.help.to_string()))
+            .collect()
+    }
+
+    fn describe(&self, name: &KeyName, kind: Kind, help: SharedString) {
+        let mut families = self.families();
+        let family = families.entry(name.as_str().to_owned()).or_default();
+        (family.kind, family.help) = (kind, help);
     }
 
     /// Whether a series may be made.
@@ -89,7 +119,11 @@ impl Recorder {
         let mut families = self.families();
         let family = families.entry(key.name().to_owned()).or_default();
         let admitted = family.series < MAX_SERIES;
-        family.series += usize::from(admitted);
+        if admitted {
+            family.series += 1;
+        } else {
+            self.shared.refused.fetch_add(1, Ordering::Relaxed);
+        }
         admitted
     }
 
@@ -100,15 +134,15 @@ impl Recorder {
 
 impl metrics::Recorder for Recorder {
     fn describe_counter(&self, name: KeyName, _: Option<Unit>, help: SharedString) {
-        self.describe(&name, help);
+        self.describe(&name, Kind::Counter, help);
     }
 
     fn describe_gauge(&self, name: KeyName, _: Option<Unit>, help: SharedString) {
-        self.describe(&name, help);
+        self.describe(&name, Kind::Gauge, help);
     }
 
     fn describe_histogram(&self, name: KeyName, _: Option<Unit>, help: SharedString) {
-        self.describe(&name, help);
+        self.describe(&name, Kind::Histogram, help);
     }
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
@@ -134,6 +168,19 @@ impl metrics::Recorder for Recorder {
         }
         registry
             .get_or_create_histogram(key, |histogram| Histogram::from_arc(Arc::clone(histogram)))
+    }
+}
+
+/// A number as Prometheus writes it.
+struct Number(f64);
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_infinite() {
+            f.write_str(if self.0 > 0.0 { "+Inf" } else { "-Inf" })
+        } else {
+            write!(f, "{}", self.0)
+        }
     }
 }
 
