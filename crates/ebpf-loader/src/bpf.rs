@@ -22,9 +22,10 @@ use zeropod_redirector_abi::{Direction, MapGeometry, MapKind};
 
 use self::raw::{
     ARRAY, CreateMapAttr, ElementAttr, LINK_CREATE, LINK_TYPE_TCX, LINK_UPDATE, LOG_LINES,
-    LOG_SIZE, LoadAttr, MAP_CREATE, MAP_FREEZE, MAP_GET_FD_BY_ID, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM,
-    NAME_SIZE, OBJ_GET, OBJ_PIN, PROG_GET_FD_BY_ID, PROG_LOAD, PinAttr, RDONLY_PROG, RawLinkInfo,
-    RawProgramInfo, SCHED_CLS, TCX_EGRESS, TCX_INGRESS, call, call_for_fd, info_of, raw, size_u32,
+    LOG_SIZE, LoadAttr, MAP_CREATE, MAP_DELETE_ELEM, MAP_FREEZE, MAP_GET_FD_BY_ID,
+    MAP_GET_NEXT_KEY, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, NAME_SIZE, OBJ_GET, OBJ_PIN,
+    PROG_GET_FD_BY_ID, PROG_LOAD, PinAttr, RDONLY_PROG, RawLinkInfo, RawProgramInfo, SCHED_CLS,
+    TCX_EGRESS, TCX_INGRESS, call, call_for_fd, info_of, raw, size_u32,
 };
 
 /// A TCX link, whoever made it.
@@ -122,16 +123,7 @@ pub(crate) fn create_read_only_data(data: &[u8]) -> io::Result<OwnedFd> {
     attr.name[..7].copy_from_slice(b".rodata");
     // SAFETY: no pointers in it.
     let map = unsafe { call_for_fd(MAP_CREATE, &mut attr) }?;
-    let key = 0_u32;
-    let mut attr = ElementAttr {
-        map: raw(&map),
-        padding: 0,
-        key: (&raw const key) as u64,
-        value: data.as_ptr() as u64,
-        flags: 0,
-    };
-    // SAFETY: key and value outlive the call and are as large as the map's.
-    unsafe { call(MAP_UPDATE_ELEM, &mut attr) }?;
+    update(&map, &[0; 4], data)?;
     // SAFETY: no pointers in it.
     unsafe { call(MAP_FREEZE, &mut [raw(&map)]) }?;
     Ok(map)
@@ -159,20 +151,62 @@ pub(crate) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
     unsafe { call_for_fd(MAP_GET_FD_BY_ID, &mut [id, 0, 0]) }
 }
 
-/// The only value of an array map, such as that of read-only data.
-pub(crate) fn only_value(map: impl AsFd, size: u32) -> io::Result<Vec<u8>> {
-    let key = 0_u32;
-    let mut value = vec![0_u8; size as usize];
+/// The value of a key; `None` if the map has none. Key and value must be as
+/// large as the map's.
+pub(crate) fn lookup(map: impl AsFd, key: &[u8], value: &mut [u8]) -> io::Result<Option<()>> {
     let mut attr = ElementAttr {
         map: raw(&map),
-        padding: 0,
-        key: (&raw const key) as u64,
+        key: key.as_ptr() as u64,
         value: value.as_mut_ptr() as u64,
-        flags: 0,
+        ..ElementAttr::default()
     };
     // SAFETY: key and value outlive the call and are as large as the map's.
-    unsafe { call(MAP_LOOKUP_ELEM, &mut attr) }?;
-    Ok(value)
+    found(unsafe { call(MAP_LOOKUP_ELEM, &mut attr) })
+}
+
+/// Puts the key that follows `key` in a map, or its first, into `next`;
+/// `None` at the end.
+pub(crate) fn next_key(
+    map: impl AsFd,
+    key: Option<&[u8]>,
+    next: &mut [u8],
+) -> io::Result<Option<()>> {
+    let mut attr = ElementAttr {
+        map: raw(&map),
+        key: key.map_or(0, |key| key.as_ptr() as u64),
+        value: next.as_mut_ptr() as u64,
+        ..ElementAttr::default()
+    };
+    // SAFETY: the keys outlive the call and are as large as the map's.
+    found(unsafe { call(MAP_GET_NEXT_KEY, &mut attr) })
+}
+
+/// Sets the value of a key, new or not.
+pub(crate) fn update(map: impl AsFd, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attr = ElementAttr {
+        map: raw(&map),
+        key: key.as_ptr() as u64,
+        value: value.as_ptr() as u64,
+        ..ElementAttr::default()
+    };
+    // SAFETY: key and value outlive the call and are as large as the map's.
+    unsafe { call(MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+}
+
+/// Removes a key; `None` if the map had none.
+pub(crate) fn remove(map: impl AsFd, key: &[u8]) -> io::Result<Option<()>> {
+    let mut attr =
+        ElementAttr { map: raw(&map), key: key.as_ptr() as u64, ..ElementAttr::default() };
+    // SAFETY: the key outlives the call and is as large as the map's.
+    found(unsafe { call(MAP_DELETE_ELEM, &mut attr) })
+}
+
+fn found<T>(result: io::Result<T>) -> io::Result<Option<()>> {
+    match result {
+        Ok(_) => Ok(Some(())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Loads a traffic-control program. When the verifier refuses it, the error

@@ -2,6 +2,8 @@ use std::{io, path::PathBuf, time::Duration};
 
 use thiserror::Error;
 
+use crate::Mechanism;
+
 /// Why a sandbox could not be attached.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -75,8 +77,22 @@ pub enum Error {
         /// Its name.
         program: &'static str,
     },
+    /// It cannot be told, or recorded, which sandbox this is.
+    #[error("cannot identify sandbox {pid} in {pins}")]
+    Identity {
+        /// Process of the sandbox.
+        pid: u32,
+        /// Directory of its pins.
+        pins: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
     /// A program cannot be attached.
-    #[error("cannot attach {program} to {interface} of sandbox {pid}")]
+    #[error(
+        "cannot attach {program} to {interface} of sandbox {pid} by {}{}",
+        mechanism.as_str(), before.as_deref().unwrap_or_default()
+    )]
     Attach {
         /// Process of the sandbox.
         pid: u32,
@@ -84,6 +100,10 @@ pub enum Error {
         interface: String,
         /// Name of the program.
         program: &'static str,
+        /// How it was to be attached.
+        mechanism: Mechanism,
+        /// What went wrong with the mechanism that was tried before.
+        before: Option<String>,
         /// What the kernel said.
         #[source]
         source: io::Error,

@@ -10,16 +10,25 @@
 //! truth, so that the redirect outlives this process, and the next one only
 //! has to look whether they are right.
 //!
+//! Where TCX cannot be had, filters on clsact qdiscs take the place of the
+//! links. Where pins are those of an earlier sandbox, hang on an interface
+//! that is gone, or lead to other programs, they are put right. What a sandbox
+//! left is removed once it is certain that no other node can be using it.
+//!
 //! A sandbox with a marker directory `<pid>_managed_by_shim` beside its own is
 //! attached by its shim (zeropod from 0.12 on) and left alone.
 
 mod bpf;
+mod clsact;
 mod error;
+mod hook;
+mod interfaces;
 mod maps;
 mod node;
 mod object;
 mod redirectors;
 mod sandbox;
+mod sandbox_id;
 mod state;
 
 pub use error::Error;

@@ -5,20 +5,31 @@ use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
+    time::Duration,
 };
 
-use zeropod_redirector_abi::{ACTIVE_CONNECTIONS, MAPS, MapGeometry};
+use tracing::warn;
+use zeropod_redirector_abi::{
+    ACTIVE_CONNECTIONS, DISABLE_REDIRECT, EGRESS_REDIRECTS, INGRESS_REDIRECTS, MAPS, MapGeometry,
+    MapKind, SOCKET_TRACKER,
+};
 
-use crate::{Error, bpf};
+use crate::{Error, bpf, hook::pin_over};
 
 /// Pinned last: shims up to 0.11 take its presence for "all is there".
 const SIGNAL: &str = ACTIVE_CONNECTIONS.name;
+
+/// Maps that are plain where we make them (B3): before Linux 6.16 (commit
+/// d4adf1c9ee77) a small LRU map may throw out an entry that is in use, and
+/// with one of these a port never wakes. The keys are the ports of a pod, so
+/// that they do not fill up. Shims up to 0.11 do not look at the kind.
+const PLAIN: [&str; 2] = [INGRESS_REDIRECTS.name, DISABLE_REDIRECT.name];
 
 /// The maps of a sandbox, open.
 pub(crate) struct Maps(Vec<Map>);
 
 struct Map {
-    name: &'static str,
+    geometry: MapGeometry,
     fd: OwnedFd,
     id: u32,
     pinned: bool,
@@ -30,15 +41,23 @@ impl Maps {
         MAPS.iter().map(create).collect::<io::Result<_>>().map(Self).map_err(Error::Maps)
     }
 
-    /// The maps that are pinned in a directory, after a look at their
-    /// geometry, and new ones in place of those that are missing.
+    /// The maps that are pinned in a directory, and new ones in place of those
+    /// that are missing or of another geometry (F-E9).
     pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
-        let open = |geometry: &MapGeometry| match bpf::open(&dir.join(geometry.name)) {
-            Ok(fd) => checked(dir, geometry, fd),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create(geometry).map_err(Error::Maps)
+        let open = |geometry: &MapGeometry| {
+            let path = dir.join(geometry.name);
+            match bpf::open(&path) {
+                Ok(fd) => {
+                    let info = bpf::map_info(&fd).map_err(Error::Maps)?;
+                    if is_right(geometry, &info) {
+                        return Ok(Map { geometry: *geometry, fd, id: info.id, pinned: true });
+                    }
+                    warn!(pin = %path.display(), ?info, "a map of another geometry is replaced");
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("open", path)(error)),
             }
-            Err(error) => Err(Error::io("open", dir.join(geometry.name))(error)),
+            create(geometry).map_err(Error::Maps)
         };
         MAPS.iter().map(open).collect::<Result<_, _>>().map(Self)
     }
@@ -50,7 +69,7 @@ impl Maps {
 
     /// A map by its name.
     pub(crate) fn get(&self, name: &str) -> Option<BorrowedFd<'_>> {
-        self.0.iter().find(|map| map.name == name).map(|map| map.fd.as_fd())
+        self.0.iter().find(|map| map.geometry.name == name).map(|map| map.fd.as_fd())
     }
 
     /// Their ids.
@@ -60,20 +79,88 @@ impl Maps {
 
     /// Pins what is not pinned, but for the signal to the shim.
     pub(crate) fn pin(&mut self, dir: &Path) -> Result<(), Error> {
-        self.0.iter_mut().filter(|map| map.name != SIGNAL).try_for_each(|map| map.pin(dir))
+        let mut maps = self.0.iter_mut();
+        maps.try_for_each(|map| if map.geometry.name == SIGNAL { Ok(()) } else { map.pin(dir) })
     }
 
     /// Tells the shim that all is there.
     pub(crate) fn signal(&mut self, dir: &Path) -> Result<(), Error> {
-        self.0.iter_mut().filter(|map| map.name == SIGNAL).try_for_each(|map| map.pin(dir))
+        self.0.iter_mut().try_for_each(|map| map.pin(dir))
+    }
+
+    /// Removes every port whose last activity was before `start`, which is on
+    /// the clock of the tracker, and every redirect of a port that is not
+    /// tracked: a shim tracks a port first, with the value 0. Returns how many
+    /// ports that were.
+    pub(crate) fn forget_before(&self, start: Duration) -> Result<usize, Error> {
+        let forget = || -> io::Result<usize> {
+            let mut forgotten = BTreeSet::new();
+            for (port, last) in self.entries(&SOCKET_TRACKER)? {
+                let last = u64::from_ne_bytes(last.try_into().unwrap_or_default());
+                if last != 0 && u128::from(last) < start.as_nanos() {
+                    self.forget(&SOCKET_TRACKER, &port)?;
+                    forgotten.insert(port);
+                }
+            }
+            let tracked: BTreeSet<_> =
+                self.entries(&SOCKET_TRACKER)?.into_iter().map(|(port, _)| port).collect();
+            for map in [INGRESS_REDIRECTS, DISABLE_REDIRECT] {
+                for (port, _) in self.entries(&map)? {
+                    if !tracked.contains(&port) {
+                        self.forget(&map, &port)?;
+                        forgotten.insert(port);
+                    }
+                }
+            }
+            for (proxy, port) in self.entries(&EGRESS_REDIRECTS)? {
+                if !tracked.contains(&port) {
+                    self.forget(&EGRESS_REDIRECTS, &proxy)?;
+                }
+            }
+            if tracked.is_empty() {
+                for (client, _) in self.entries(&ACTIVE_CONNECTIONS)? {
+                    self.forget(&ACTIVE_CONNECTIONS, &client)?;
+                }
+            }
+            Ok(forgotten.len())
+        };
+        forget().map_err(Error::Maps)
+    }
+
+    fn entries(&self, geometry: &MapGeometry) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let Some(map) = self.get(geometry.name) else { return Ok(Vec::new()) };
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        let mut next = vec![0; geometry.key_size as usize];
+        // At most as many as there can be: with a key removed meanwhile the
+        // kernel begins anew.
+        while keys.len() < geometry.max_entries as usize
+            && bpf::next_key(map, keys.last().map(Vec::as_slice), &mut next)?.is_some()
+        {
+            keys.push(next.clone());
+        }
+        let mut entries = Vec::new();
+        for key in keys {
+            let mut value = vec![0; geometry.value_size as usize];
+            if bpf::lookup(map, &key, &mut value)?.is_some() {
+                entries.push((key, value));
+            }
+        }
+        Ok(entries)
+    }
+
+    fn forget(&self, geometry: &MapGeometry, key: &[u8]) -> io::Result<()> {
+        match self.get(geometry.name) {
+            Some(map) => bpf::remove(map, key).map(drop),
+            None => Ok(()),
+        }
     }
 }
 
 impl Map {
     fn pin(&mut self, dir: &Path) -> Result<(), Error> {
         if !self.pinned {
-            let path = dir.join(self.name);
-            bpf::pin(&self.fd, &path).map_err(Error::io("pin", path))?;
+            let fd = self.fd.try_clone().map_err(Error::Maps)?;
+            pin_over(fd, &dir.join(self.geometry.name))?;
             self.pinned = true;
         }
         Ok(())
@@ -81,29 +168,18 @@ impl Map {
 }
 
 fn create(geometry: &MapGeometry) -> io::Result<Map> {
-    let fd = bpf::create_map(geometry)?;
+    let fd = bpf::create_map(&MapGeometry { kind: own_kind(geometry), ..*geometry })?;
     let id = bpf::map_info(&fd)?.id;
-    Ok(Map { name: geometry.name, fd, id, pinned: false })
+    Ok(Map { geometry: *geometry, fd, id, pinned: false })
 }
 
-fn checked(dir: &Path, geometry: &MapGeometry, fd: OwnedFd) -> Result<Map, Error> {
-    let info = bpf::map_info(&fd).map_err(Error::Maps)?;
-    let kind = bpf::kind_number(geometry.kind);
-    let wanted = [kind, geometry.key_size, geometry.value_size, geometry.max_entries, 0];
-    let found = [info.kind, info.key_size, info.value_size, info.max_entries, info.flags];
-    if wanted != found {
-        return Err(Error::Geometry {
-            path: dir.join(geometry.name),
-            wanted: describe(wanted),
-            found: describe(found),
-        });
-    }
-    Ok(Map { name: geometry.name, fd, id: info.id, pinned: true })
+fn own_kind(geometry: &MapGeometry) -> MapKind {
+    if PLAIN.contains(&geometry.name) { MapKind::Hash } else { geometry.kind }
 }
 
-fn describe([kind, key, value, entries, flags]: [u32; 5]) -> String {
-    format!(
-        "a map of type {kind} with {key}-byte keys, {value}-byte values, {entries} entries \
-         and flags {flags:#x}"
-    )
+fn is_right(geometry: &MapGeometry, info: &bpf::MapInfo) -> bool {
+    let kinds = [geometry.kind, own_kind(geometry)].map(bpf::kind_number);
+    kinds.contains(&info.kind)
+        && (info.key_size, info.value_size) == (geometry.key_size, geometry.value_size)
+        && (info.max_entries, info.flags) == (geometry.max_entries, 0)
 }

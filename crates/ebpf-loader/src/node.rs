@@ -8,52 +8,105 @@ use std::{
 
 use futures_util::StreamExt as _;
 use inotify::{EventStream, Inotify, WatchMask};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-use zeropod_shim_api::names::managed_by_shim_dir;
+use nix::sys::{
+    statfs::{BPF_FS_MAGIC, statfs},
+    statvfs::FsFlags,
+};
+use zeropod_shim_api::names::{managed_by_shim_dir, sandbox_maps_dir};
 
-use crate::{Degraded, Error, ManagedBy};
+use crate::{Degraded, Error, ManagedBy, bpf, sandbox_id::SandboxId};
 
 /// Makes the directory if it is missing, and looks whether pins can be made
 /// in it. Never mounts anything: a mount of ours would vanish with our pod,
-/// and hide the host's.
+/// and hide the host's (F-D4).
 pub(crate) fn prepare(maps_dir: &Path) -> Result<(), (Degraded, Error)> {
-    let unusable =
-        |action| move |source| (Degraded::MapsDirUnusable, Error::io(action, maps_dir)(source));
+    let failed = |action| {
+        move |source: io::Error| {
+            let forbidden = [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem];
+            let why = if forbidden.contains(&source.kind()) {
+                Degraded::BpffsNotWritable
+            } else {
+                Degraded::MapsDirUnusable
+            };
+            (why, Error::io(action, maps_dir)(source))
+        }
+    };
     let parent = maps_dir.parent().unwrap_or(maps_dir);
     let existing = if maps_dir.exists() { maps_dir } else { parent };
-    let kind = statfs(existing).map_err(|errno| unusable("examine")(errno.into()))?;
-    if kind.filesystem_type() != BPF_FS_MAGIC {
+    let mount = statfs(existing).map_err(|errno| failed("examine")(errno.into()))?;
+    if mount.filesystem_type() != BPF_FS_MAGIC {
         let source = io::Error::other("it is on no BPF file system");
         return Err((Degraded::BpffsMissing, Error::io("keep pins in", maps_dir)(source)));
     }
+    if mount.flags().contains(FsFlags::ST_RDONLY) {
+        return Err(failed("keep pins in")(io::ErrorKind::ReadOnlyFilesystem.into()));
+    }
     match fs::create_dir(maps_dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(unusable("create")(error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("create")(error)),
         _ => Ok(()),
     }
 }
 
-/// The sandboxes that have a directory and still run, and who attaches them.
-pub(crate) fn list(maps_dir: &Path, host_proc: &Path) -> Result<BTreeMap<u32, ManagedBy>, Error> {
+/// The sandboxes that have a directory: those that run, with who attaches
+/// them, and those that do not, as `None`.
+pub(crate) fn list(
+    maps_dir: &Path,
+    host_proc: &Path,
+) -> Result<BTreeMap<u32, Option<ManagedBy>>, Error> {
     let failed = || Error::io("read", maps_dir);
     let mut sandboxes = BTreeMap::new();
     for entry in fs::read_dir(maps_dir).map_err(failed())? {
         let name = entry.map_err(failed())?.file_name();
         let Some(pid) = name.to_str().and_then(pid) else { continue };
-        if !host_proc.join(pid.to_string()).join("ns/net").exists() {
-            continue;
-        }
-        // Such a shim makes the marker before the directory, so that it
-        // cannot be missed here.
-        let managed_by = if managed_by_shim_dir(maps_dir, pid).exists() {
-            ManagedBy::Shim
-        } else {
-            ManagedBy::Manager
-        };
+        let runs = host_proc.join(pid.to_string()).join("ns/net").exists();
+        let managed_by = runs.then(|| {
+            // Such a shim makes the marker before the directory, so that it
+            // cannot be missed here.
+            if managed_by_shim_dir(maps_dir, pid).exists() {
+                ManagedBy::Shim
+            } else {
+                ManagedBy::Manager
+            }
+        });
         sandboxes.insert(pid, managed_by);
     }
     Ok(sandboxes)
+}
+
+/// Removes what is left of a sandbox whose process is gone (R2), unless it may
+/// be that of another node which shares the BPF file system but not the
+/// processes, as in kind. Returns whether it did.
+///
+/// A link whose interface is gone is proof. Without links (clsact, or never
+/// attached) the recorded identity must be one of this node.
+pub(crate) fn collect(maps_dir: &Path, host_proc: &Path, pid: u32) -> Result<bool, Error> {
+    let pins = sandbox_maps_dir(maps_dir, pid);
+    let mut dead = 0;
+    for entry in fs::read_dir(&pins).map_err(Error::io("read", &pins))? {
+        let entry = entry.map_err(Error::io("read", &pins))?;
+        if !entry.file_name().to_string_lossy().starts_with("tcx_") {
+            continue;
+        }
+        let path = entry.path();
+        let link = bpf::open(&path).map_err(Error::io("open", &path))?;
+        match bpf::link_info(link).map_err(Error::io("examine", &path))? {
+            Some(link) if link.interface == 0 => dead += 1,
+            _ => return Ok(false),
+        }
+    }
+    let is_ours = || SandboxId::recorded(&pins).is_some_and(|id| id.is_of_node(host_proc));
+    if dead == 0 && !is_ours() {
+        return Ok(false);
+    }
+    for dir in [pins, managed_by_shim_dir(maps_dir, pid)] {
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", dir)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(true)
 }
 
 /// A directory name that is a pid as the shims write it.

@@ -141,7 +141,8 @@ fn read_only_data(program: &bpf::ProgramInfo) -> io::Result<Option<Vec<u8>>> {
         let map = bpf::map_by_id(*id)?;
         let info = bpf::map_info(&map)?;
         if info.is_read_only_data() {
-            return bpf::only_value(&map, info.value_size).map(Some);
+            let mut value = vec![0; info.value_size as usize];
+            return Ok(bpf::lookup(&map, &[0; 4], &mut value)?.map(|()| value));
         }
     }
     Ok(None)

@@ -21,7 +21,7 @@ use crate::{
     error::chain,
     node::{self, Watch},
     object::{Globals, Identity},
-    sandbox::{Change, Sandbox},
+    sandbox::{Attached, Sandbox},
 };
 
 /// How often the directory is listed without notice of a change (R4).
@@ -55,13 +55,21 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Redirectors {
     config: Config,
+    only: Option<Mechanism>,
     state: watch::Sender<State>,
 }
 
 impl Redirectors {
     /// Touches nothing until it [runs](Self::run).
     pub fn new(config: Config) -> Self {
-        Self { config, state: watch::Sender::default() }
+        Self { config, only: None, state: watch::Sender::default() }
+    }
+
+    /// Attaches by one mechanism only, rather than by TCX, and by clsact where
+    /// that fails.
+    #[must_use]
+    pub fn only(self, mechanism: Mechanism) -> Self {
+        Self { only: Some(mechanism), ..self }
     }
 
     /// Follows what they are doing.
@@ -75,7 +83,7 @@ impl Redirectors {
     /// Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_SYS_ADMIN` (for setns), and a
     /// tokio runtime with I/O and time.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { config, state } = self;
+        let Self { config, only, state } = self;
         let globals = Globals {
             probe_binary_name: config.probe_binary_name.clone(),
             ignore_localhost: config.ignore_localhost,
@@ -83,7 +91,7 @@ impl Redirectors {
         let mut tracker = Tracker {
             config,
             state,
-            attacher: Arc::new(Attacher { globals, ours: OnceLock::new() }),
+            attacher: Arc::new(Attacher { globals, only, ours: OnceLock::new() }),
             plans: BTreeMap::new(),
             running: JoinSet::new(),
             watch: None,
@@ -133,7 +141,7 @@ struct Tracker {
     state: watch::Sender<State>,
     attacher: Arc<Attacher>,
     plans: BTreeMap<u32, Plan>,
-    running: JoinSet<(u32, Result<Change, Error>)>,
+    running: JoinSet<(u32, Result<Attached, Error>)>,
     watch: Option<Watch>,
 }
 
@@ -164,6 +172,7 @@ impl Tracker {
             degraded.insert(why);
             BTreeMap::new()
         });
+        let found = self.collect(found);
         let ours = |pid: &u32| found.get(pid) == Some(&ManagedBy::Manager);
         self.plans.retain(|pid, _| ours(pid));
         for pid in found.keys().filter(|pid| ours(pid)) {
@@ -174,6 +183,25 @@ impl Tracker {
             });
         }
         self.state.send_if_modified(|state| state.update(degraded, &found));
+    }
+
+    /// Removes what is left of sandboxes that are gone, and returns the others.
+    fn collect(&self, found: BTreeMap<u32, Option<ManagedBy>>) -> BTreeMap<u32, ManagedBy> {
+        let Config { maps_dir, host_proc, .. } = &self.config;
+        let mut running = BTreeMap::new();
+        for (pid, managed_by) in found {
+            if let Some(managed_by) = managed_by {
+                running.insert(pid, managed_by);
+                continue;
+            }
+            match node::collect(maps_dir, host_proc, pid) {
+                Ok(true) => info!(sandbox = pid, "removed what a sandbox left"),
+                Ok(false) => debug!(sandbox = pid, "kept what may be another node's"),
+                // Its shim removes it at the same time.
+                Err(error) => debug!(sandbox = pid, error = chain(&error), "not removed"),
+            }
+        }
+        running
     }
 
     fn next_attempt(&self) -> Option<Instant> {
@@ -202,18 +230,18 @@ impl Tracker {
         }
     }
 
-    fn done(&mut self, pid: u32, result: Result<Change, Error>) {
+    fn done(&mut self, pid: u32, result: Result<Attached, Error>) {
         // It may have gone in the meantime, and with it the error's interest.
         let Some(plan) = self.plans.get_mut(&pid) else { return };
         plan.running = false;
         let attachment = match result {
-            Ok(change) => {
-                if change == Change::Attached {
-                    info!(sandbox = pid, "redirector attached");
+            Ok(Attached { mechanism, changed }) => {
+                if changed {
+                    info!(sandbox = pid, mechanism = mechanism.as_str(), "redirector attached");
                 }
                 plan.failures = 0;
                 plan.next = Instant::now() + VERIFY;
-                Attachment::Attached(Mechanism::Tcx)
+                Attachment::Attached(mechanism)
             }
             Err(error) => {
                 let error = chain(&error);
@@ -254,24 +282,25 @@ impl State {
 /// What attaching needs beside the sandbox.
 struct Attacher {
     globals: Globals,
+    only: Option<Mechanism>,
     /// Known from the first sandbox on: nothing is loaded before that.
     ours: OnceLock<Identity>,
 }
 
 impl Attacher {
-    fn attach(&self, sandbox: &Sandbox) -> Result<Change, Error> {
+    fn attach(&self, sandbox: &Sandbox) -> Result<Attached, Error> {
         let ours = if let Some(ours) = self.ours.get() {
             ours
         } else {
             let ours = Identity::ours(&self.globals)?;
             self.ours.get_or_init(|| ours)
         };
-        sandbox.attach(&self.globals, ours)
+        sandbox.attach(&self.globals, ours, self.only)
     }
 }
 
 /// Attaches on a thread of its own, since it enters a network namespace.
-async fn attach(attacher: Arc<Attacher>, sandbox: Sandbox) -> (u32, Result<Change, Error>) {
+async fn attach(attacher: Arc<Attacher>, sandbox: Sandbox) -> (u32, Result<Attached, Error>) {
     let pid = sandbox.pid;
     let (tell, told) = oneshot::channel();
     let work = move || {

@@ -3,24 +3,21 @@
 //! All of this blocks, and enters the network namespace of the sandbox: it
 //! runs on a thread that ends afterwards.
 
-use std::{
-    fs, io,
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use nix::sched::{CloneFlags, setns};
-use zeropod_redirector_abi::{Direction, EGRESS_PROGRAM, INGRESS_PROGRAM, link_pin_prefix};
+use tracing::info;
+use zeropod_redirector_abi::Direction;
 
 use crate::{
-    Error, bpf,
+    Error, Mechanism,
+    hook::Hook,
+    interfaces::interfaces,
     maps::Maps,
     object::{Globals, Identity, Programs},
+    sandbox_id::SandboxId,
 };
 
-/// Interfaces of a sandbox that its traffic passes: probes and proxied
-/// connections come over `lo`, all others over `eth0`.
-const INTERFACES: [&str; 2] = ["lo", "eth0"];
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 /// A sandbox and where to find it.
@@ -34,37 +31,52 @@ pub(crate) struct Sandbox {
     pub(crate) host_proc: PathBuf,
 }
 
+/// What [`Sandbox::attach`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attached {
+    /// How it is attached: by clsact if one of its interfaces is.
+    pub(crate) mechanism: Mechanism,
+    /// Whether anything had to be done.
+    pub(crate) changed: bool,
+}
+
 impl Sandbox {
     /// Attaches whatever is missing, is not ours, or hangs on another device;
-    /// leaves alone what is right. Programs of links that exist are replaced
+    /// leaves alone what is right. Programs that are attached are replaced
     /// with no packet in between that meets neither.
-    pub(crate) fn attach(&self, globals: &Globals, ours: &Identity) -> Result<Change, Error> {
+    pub(crate) fn attach(
+        &self,
+        globals: &Globals,
+        ours: &Identity,
+        only: Option<Mechanism>,
+    ) -> Result<Attached, Error> {
         self.enter()?;
         let mut maps = Maps::open(&self.pins)?;
-        let mut hooks = Vec::new();
-        for interface in INTERFACES {
-            let index = self.interface_index(interface)?;
-            for direction in DIRECTIONS {
-                hooks.push(Hook { sandbox: self, interface, index, direction });
-            }
-        }
+        self.identify(&maps)?;
+        let interfaces = interfaces(self.pid)?;
+        let mut mechanism = Mechanism::Tcx;
         let mut wrong = Vec::new();
-        for hook in hooks {
-            let link = hook.pinned()?;
-            if !hook.is_right(link.as_ref(), &maps, ours)? {
-                wrong.push((hook, link));
+        for (interface, index) in &interfaces {
+            for direction in DIRECTIONS {
+                let Self { pid, pins, .. } = self;
+                let hook = Hook { pid: *pid, pins, interface, index: *index, direction };
+                let link = hook.pinned()?;
+                match hook.right(link.as_ref(), &maps, ours, only)? {
+                    Some(by) => mechanism = mechanism.max(by),
+                    None => wrong.push((hook, link)),
+                }
             }
         }
         if wrong.is_empty() && maps.all_pinned() {
-            return Ok(Change::None);
+            return Ok(Attached { mechanism, changed: false });
         }
         let programs = Programs::load(globals, &maps)?;
         maps.pin(&self.pins)?;
         for (hook, link) in wrong {
-            hook.attach(link, &programs)?;
+            mechanism = mechanism.max(hook.attach(link.as_ref(), &programs, only)?);
         }
         maps.signal(&self.pins)?;
-        Ok(Change::Attached)
+        Ok(Attached { mechanism, changed: true })
     }
 
     /// Moves the calling thread into the sandbox's network namespace.
@@ -82,96 +94,21 @@ impl Sandbox {
         setns(opened, CloneFlags::CLONE_NEWNET).map_err(|errno| failed(errno.into()))
     }
 
-    fn interface_index(&self, interface: &str) -> Result<u32, Error> {
-        nix::net::if_::if_nametoindex(interface).map_err(|errno| Error::NoInterface {
-            pid: self.pid,
-            interface: interface.to_owned(),
-            source: errno.into(),
-        })
-    }
-}
-
-/// What [`Sandbox::attach`] had to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// Nothing: all was right.
-    None,
-    /// Something was attached or replaced.
-    Attached,
-}
-
-/// A direction of an interface of a sandbox.
-struct Hook<'a> {
-    sandbox: &'a Sandbox,
-    interface: &'static str,
-    index: u32,
-    direction: Direction,
-}
-
-impl Hook<'_> {
-    fn pin(&self) -> PathBuf {
-        let prefix = link_pin_prefix(self.direction);
-        self.sandbox.pins.join(format!("{prefix}{}", self.interface))
-    }
-
-    /// The link that is pinned for this hook.
-    fn pinned(&self) -> Result<Option<OwnedFd>, Error> {
-        match bpf::open(&self.pin()) {
-            Ok(link) => Ok(Some(link)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("open", self.pin())(error)),
+    /// Records which sandbox this is. If the pins are those of an earlier one
+    /// with the same pid, its traces are removed from the maps; the maps stay,
+    /// since the shim may have opened them already.
+    fn identify(&self, maps: &Maps) -> Result<(), Error> {
+        let Self { pid, pins, host_proc } = self;
+        let failed = || |source| Error::Identity { pid: *pid, pins: pins.clone(), source };
+        let id = SandboxId::of(host_proc, *pid).map_err(failed())?;
+        let recorded = SandboxId::recorded(pins);
+        if recorded == Some(id) {
+            return Ok(());
         }
-    }
-
-    /// Whether the link is on this hook's device, rather than on one that is
-    /// gone (B11).
-    fn is_on_device(&self, link: &OwnedFd) -> Result<bool, Error> {
-        let info = bpf::link_info(link).map_err(Error::io("read", self.pin()))?;
-        Ok(info
-            .is_some_and(|info| info.interface == self.index && info.direction == self.direction))
-    }
-
-    /// Whether the link is on this hook, with our program, on these maps.
-    fn is_right(
-        &self,
-        link: Option<&OwnedFd>,
-        maps: &Maps,
-        ours: &Identity,
-    ) -> Result<bool, Error> {
-        let Some(link) = link else { return Ok(false) };
-        if !self.is_on_device(link)? {
-            return Ok(false);
+        if recorded.is_some() {
+            let forgotten = maps.forget_before(id.start().map_err(failed())?)?;
+            info!(sandbox = pid, ports = forgotten, "removed what an earlier sandbox left");
         }
-        let failed = || Error::io("read the program of", self.pin());
-        let Some(info) = bpf::link_info(link).map_err(failed())? else { return Ok(false) };
-        let program = bpf::program_by_id(info.program).map_err(failed())?;
-        let program = bpf::program_info(&program).map_err(failed())?;
-        ours.is(self.direction, &program, &maps.ids()).map_err(failed())
+        id.record(pins).map_err(failed())
     }
-
-    fn attach(&self, link: Option<OwnedFd>, programs: &Programs) -> Result<(), Error> {
-        let program = programs.program(self.direction);
-        let failed = |source| Error::Attach {
-            pid: self.sandbox.pid,
-            interface: self.interface.to_owned(),
-            program: match self.direction {
-                Direction::Ingress => INGRESS_PROGRAM,
-                Direction::Egress => EGRESS_PROGRAM,
-            },
-            source,
-        };
-        let pin = self.pin();
-        if let Some(link) = link {
-            if self.is_on_device(&link)? {
-                return bpf::update_link(link, program).map_err(failed);
-            }
-            remove(&pin)?;
-        }
-        let link = bpf::attach_tcx(program, self.index, self.direction).map_err(failed)?;
-        bpf::pin(link, &pin).map_err(Error::io("pin", pin))
-    }
-}
-
-fn remove(pin: &Path) -> Result<(), Error> {
-    fs::remove_file(pin).map_err(Error::io("remove", pin))
 }

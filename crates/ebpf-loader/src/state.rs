@@ -47,10 +47,12 @@ pub enum Attachment {
 }
 
 /// How programs are attached to an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mechanism {
     /// By pinned TCX links (Linux 6.6).
     Tcx,
+    /// By filters on a clsact qdisc.
+    Clsact,
 }
 
 impl Mechanism {
@@ -58,6 +60,7 @@ impl Mechanism {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
         }
     }
 }
@@ -67,6 +70,10 @@ impl Mechanism {
 pub enum Degraded {
     /// The directory of the pins is on no BPF file system: wake-up is off.
     BpffsMissing,
+    /// The BPF file system cannot be written: it is mounted read-only, or a
+    /// security module forbids it (the default profile of container runtimes does). Wake-up
+    /// is off.
+    BpffsNotWritable,
     /// The directory of the pins cannot be made or read: wake-up is off.
     MapsDirUnusable,
     /// New sandboxes are found by looking now and then, since the kernel
@@ -79,6 +86,7 @@ impl Degraded {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BpffsMissing => "bpffs-missing",
+            Self::BpffsNotWritable => "bpffs-not-writable",
             Self::MapsDirUnusable => "maps-dir-unusable",
             Self::NoNotice => "no-notice-of-new-sandboxes",
         }

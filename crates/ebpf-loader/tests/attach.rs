@@ -1,71 +1,22 @@
 //! Real sandboxes in network namespaces, with real connections.
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 
 use std::{
-    fs,
-    io::{self, Read as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::symlink,
     process,
-    time::Duration,
 };
 
 use common::{
     can_run,
-    manager::Manager,
+    manager::{Manager, config},
     node::{Node, Sandbox},
+    shim::{activity, ask, attached_programs, programs, scale_down},
     wait_until,
 };
-use zeropod_ebpf_loader::{Attachment, Degraded, ManagedBy, SandboxState};
-
-const LINKS: [&str; 4] = ["tcx_ingress_lo", "tcx_egress_lo", "tcx_ingress_eth0", "tcx_egress_eth0"];
-
-/// What a client reads from a server.
-fn ask(address: IpAddr, port: u16) -> io::Result<String> {
-    let limit = Duration::from_secs(5);
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-/// Application and proxy, as the shim sets them up for a container that is
-/// scaled down.
-fn scale_down(sandbox: &Sandbox, application: u16, proxy: u16) {
-    sandbox.map("socket_tracker").insert(application, 0_u64, 0).unwrap();
-    sandbox.map("ingress_redirects").insert(application, proxy, 0).unwrap();
-    sandbox.map("egress_redirects").insert(proxy, application, 0).unwrap();
-}
-
-fn activity(sandbox: &Sandbox, application: u16) -> u64 {
-    sandbox.map::<u16, u64>("socket_tracker").get(&application, 0).unwrap()
-}
-
-/// Ids of the programs behind the pinned links.
-fn programs(sandbox: &Sandbox) -> Vec<u32> {
-    let program = |link: &str| {
-        let link = aya::programs::links::PinnedLink::from_pin(sandbox.pins.join(link)).unwrap();
-        aya::programs::links::FdLink::from(link).info().unwrap().program_id()
-    };
-    LINKS.into_iter().map(program).collect()
-}
-
-/// Programs attached to the interfaces, whoever attached them.
-fn attached_programs(sandbox: &Sandbox) -> usize {
-    use aya::programs::{SchedClassifier, TcAttachType};
-    sandbox.inside(|| {
-        let mut programs = 0;
-        for interface in ["lo", "eth0"] {
-            for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
-                programs += SchedClassifier::query_tcx(interface, direction).unwrap().1.len();
-            }
-        }
-        programs
-    })
-}
+use zeropod_ebpf_loader::{Attachment, Config, Degraded, ManagedBy, Redirectors, SandboxState};
 
 #[test]
 fn connections_are_redirected_while_scaled_down_and_direct_when_running() {
@@ -246,7 +197,10 @@ fn a_sandbox_in_the_hosts_namespace_is_refused_f_e10() {
         symlink(format!("/proc/{pid}"), host_proc.path().join(process)).unwrap();
     }
     fs::create_dir_all(node.maps_dir().join(pid.to_string())).unwrap();
-    let mut manager = Manager::start_on(&node, host_proc.path().to_owned());
+    let mut manager = Manager::run(Redirectors::new(Config {
+        host_proc: host_proc.path().to_owned(),
+        ..config(&node)
+    }));
     let state = manager.wait_for("a refusal", |state| {
         matches!(
             state.sandboxes.get(&pid).map(|sandbox| &sandbox.attachment),
@@ -269,6 +223,7 @@ fn a_failed_sandbox_is_tried_again_and_hurts_no_other() {
     fs::create_dir(node.maps_dir()).unwrap();
     let (broken, healthy) = (node.sandbox(), node.sandbox());
     broken.sh("ip link set eth0 down && ip link set eth0 name net1");
+    // Without a route nothing says which interface is meant.
     broken.make_pin_dir();
     healthy.make_pin_dir();
     let mut manager = Manager::start(&node);
@@ -318,5 +273,18 @@ fn without_a_bpf_file_system_the_state_says_so_r6_f_d3() {
     let state = manager.wait_for("a degraded state", |state| !state.degraded.is_empty());
     assert_eq!(state.degraded.into_iter().collect::<Vec<_>>(), [Degraded::BpffsMissing]);
     assert!(!node.maps_dir().exists());
+    manager.stop();
+}
+
+#[test]
+fn a_read_only_bpf_file_system_is_a_state_of_its_own_f_d3() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let node = Node::new();
+    node.make_read_only();
+    let mut manager = Manager::start(&node);
+    let state = manager.wait_for("a degraded state", |state| !state.degraded.is_empty());
+    assert_eq!(state.degraded.into_iter().collect::<Vec<_>>(), [Degraded::BpffsNotWritable]);
     manager.stop();
 }

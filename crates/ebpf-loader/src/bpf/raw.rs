@@ -9,6 +9,8 @@ use std::{
 pub(super) const MAP_CREATE: libc::c_int = 0;
 pub(super) const MAP_LOOKUP_ELEM: libc::c_int = 1;
 pub(super) const MAP_UPDATE_ELEM: libc::c_int = 2;
+pub(super) const MAP_DELETE_ELEM: libc::c_int = 3;
+pub(super) const MAP_GET_NEXT_KEY: libc::c_int = 4;
 pub(super) const PROG_LOAD: libc::c_int = 5;
 pub(super) const OBJ_PIN: libc::c_int = 6;
 pub(super) const OBJ_GET: libc::c_int = 7;
@@ -66,6 +68,7 @@ pub(super) struct LoadAttr {
     pub(super) name: [u8; NAME_SIZE],
 }
 
+#[derive(Default)]
 #[repr(C)]
 pub(super) struct ElementAttr {
     pub(super) map: u32,

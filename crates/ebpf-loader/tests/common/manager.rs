@@ -1,6 +1,6 @@
 //! The redirectors of a node, running.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use tokio::{runtime, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -10,10 +10,16 @@ use zeropod_ebpf_loader::{
 
 use super::node::{Node, Sandbox};
 
-pub(crate) const ATTACHED: SandboxState = SandboxState {
-    managed_by: ManagedBy::Manager,
-    attachment: Attachment::Attached(Mechanism::Tcx),
-};
+/// As a manager has it by default.
+pub(crate) fn config(node: &Node) -> Config {
+    Config {
+        maps_dir: node.maps_dir(),
+        host_proc: "/proc".into(),
+        probe_binary_name: "kubelet".into(),
+        ignore_localhost: true,
+    }
+}
+
 /// A manager's redirectors, running in the namespaces of the calling thread.
 pub(crate) struct Manager {
     runtime: runtime::Runtime,
@@ -24,16 +30,14 @@ pub(crate) struct Manager {
 
 impl Manager {
     pub(crate) fn start(node: &Node) -> Self {
-        Self::start_on(node, "/proc".into())
+        Self::run(Redirectors::new(config(node)))
     }
 
-    pub(crate) fn start_on(node: &Node, host_proc: PathBuf) -> Self {
-        let redirectors = Redirectors::new(Config {
-            maps_dir: node.maps_dir(),
-            host_proc,
-            probe_binary_name: "kubelet".into(),
-            ignore_localhost: true,
-        });
+    pub(crate) fn start_with(node: &Node, only: Mechanism) -> Self {
+        Self::run(Redirectors::new(config(node)).only(only))
+    }
+
+    pub(crate) fn run(redirectors: Redirectors) -> Self {
         let state = redirectors.state();
         let shutdown = CancellationToken::new();
         let runtime =
@@ -55,8 +59,16 @@ impl Manager {
     }
 
     pub(crate) fn wait_until_attached(&mut self, sandbox: &Sandbox) {
+        self.wait_until_attached_by(sandbox, Mechanism::Tcx);
+    }
+
+    pub(crate) fn wait_until_attached_by(&mut self, sandbox: &Sandbox, mechanism: Mechanism) {
+        let attached = SandboxState {
+            managed_by: ManagedBy::Manager,
+            attachment: Attachment::Attached(mechanism),
+        };
         let pid = sandbox.pid();
-        self.wait_for("the sandbox", |state| state.sandboxes.get(&pid) == Some(&ATTACHED));
+        self.wait_for("the sandbox", |state| state.sandboxes.get(&pid) == Some(&attached));
     }
 
     pub(crate) fn stop(self) {

@@ -44,6 +44,11 @@ impl Node {
         Self { dir, sandboxes: 0.into() }
     }
 
+    pub(crate) fn make_read_only(&self) {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, self.dir.path(), None::<&str>, flags, None::<&str>).unwrap();
+    }
+
     pub(crate) fn maps_dir(&self) -> PathBuf {
         self.dir.path().join("zeropod_maps")
     }
@@ -51,6 +56,11 @@ impl Node {
     /// A sandbox: a process in a network namespace of its own with lo and a
     /// veth pair, eth0 inside. Its pin directory is not made yet.
     pub(crate) fn sandbox(&self) -> Sandbox {
+        self.sandbox_with("eth0")
+    }
+
+    /// A sandbox whose interface has another name.
+    pub(crate) fn sandbox_with(&self, interface: &str) -> Sandbox {
         let number = self.sandboxes.get() + 1;
         self.sandboxes.set(number);
         let sleep = Command::new("unshare")
@@ -65,14 +75,15 @@ impl Node {
             fs::metadata(sandbox.namespace()).is_ok_and(|namespace| namespace.ino() != own)
         });
         sh(&format!(
-            "ip link add host{number} type veth peer name eth0 netns {pid} &&
+            "ip link add host{number} type veth peer name {interface} netns {pid} &&
              ip addr add 10.99.{number}.1/24 dev host{number} &&
              ip addr add fd99:{number}::1/64 dev host{number} nodad &&
              ip link set host{number} up"
         ));
         sandbox.sh(&format!(
-            "ip link set lo up && ip addr add 10.99.{number}.2/24 dev eth0 &&
-             ip addr add fd99:{number}::2/64 dev eth0 nodad && ip link set eth0 up"
+            "ip link set lo up && ip addr add 10.99.{number}.2/24 dev {interface} &&
+             ip addr add fd99:{number}::2/64 dev {interface} nodad &&
+             ip link set {interface} up && ip route add default via 10.99.{number}.1"
         ));
         sandbox
     }
@@ -94,6 +105,13 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     pub(crate) fn pid(&self) -> u32 {
         self.sleep.id()
+    }
+
+    /// Ends it and waits until its namespace and its interfaces are gone.
+    pub(crate) fn end(self) {
+        let peer = format!("host{}", self.number);
+        drop(self);
+        wait_until("the interfaces are gone", || nix::net::if_::if_nametoindex(&*peer).is_err());
     }
 
     pub(crate) fn ipv4(&self) -> IpAddr {
