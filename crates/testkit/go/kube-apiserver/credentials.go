@@ -49,6 +49,10 @@ func (access *credentials) flags(dir string, etcd *embed.Etcd) []string {
 	return []string{
 		"--etcd-servers=" + etcd.Config().ListenClientUrls[0].String(),
 		"--bind-address=127.0.0.1",
+		// The default is the address of the default route, which a network namespace may lack.
+		"--advertise-address=127.0.0.1",
+		// Nobody looks at the endpoints of Service kubernetes, where loopback would be refused.
+		"--endpoint-reconciler-type=none",
 		"--cert-dir=" + filepath.Join(dir, "tls"),
 		"--token-auth-file=" + access.tokenFile,
 		"--authorization-mode=Node,RBAC",
