@@ -67,7 +67,15 @@ impl Exposition {
             (Format::OpenMetrics, Kind::Counter) => name.strip_suffix("_total").unwrap_or(&name),
             _ => &name,
         };
-        formatting::write_help_line(&mut self.text, family, None, None, help);
+        if !help.is_empty() {
+            let help = match self.format {
+                Format::Text => formatting::sanitize_description(help),
+                // Quotes need escaping as well.
+                Format::OpenMetrics => formatting::sanitize_label_value(help),
+            };
+            // Writing to a string cannot fail.
+            let _ = writeln!(self.text, "# HELP {family} {help}");
+        }
         formatting::write_type_line(&mut self.text, family, None, None, kind.as_str());
         Family(name)
     }

@@ -33,6 +33,9 @@ pub(crate) fn respond(
     }
 }
 
+/// Versions of the text format, and of `OpenMetrics`, that read what is written.
+const VERSIONS: [&str; 3] = ["0.0.4", "0.0.1", "1.0.0"];
+
 /// The format that the scraper prefers; text if it names none.
 fn format(accept: Option<&str>) -> Format {
     let preference = |media_type| {
@@ -54,14 +57,22 @@ fn accepts_gzip(accept_encoding: &str) -> bool {
     accept_encoding.split(',').filter_map(|item| weight(item, "gzip")).any(|weight| weight > 0.0)
 }
 
-/// Weight of an item of an `Accept…` header, if it names `wanted`.
+/// Weight of an item of an `Accept…` header, if it names `wanted` in a version
+/// that is known.
 fn weight(item: &str, wanted: &str) -> Option<f32> {
     let mut parts = item.split(';').map(str::trim);
     if !parts.next()?.eq_ignore_ascii_case(wanted) {
         return None;
     }
-    let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
-    Some(weight.unwrap_or(1.0))
+    let mut weight = 1.0;
+    for part in parts {
+        match part.split_once('=') {
+            Some(("q", value)) => weight = value.trim().parse().unwrap_or(0.0),
+            Some(("version", version)) if !VERSIONS.contains(&version.trim()) => return None,
+            _ => {}
+        }
+    }
+    Some(weight)
 }
 
 fn gzip(text: &[u8]) -> Option<Vec<u8>> {

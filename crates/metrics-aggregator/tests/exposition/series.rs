@@ -1,73 +1,16 @@
 //! The contracted series of a container through its life.
+
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, SystemTime};
 
-use zeropod_metrics_aggregator::{Aggregator, Format};
+use zeropod_metrics_aggregator::{Aggregator, Format, Totals};
 use zeropod_shim_api::{
-    change::{Cause, ContainerChange, ContainerKey, ContainerState, Update},
-    id::{ContainerId, ContainerRef, PodRef, ShimId},
-    status::{MetricsReading, Operation, Phase, StatusEvent},
+    change::{Cause, ContainerState, Update},
+    status::{MetricsReading, Operation, Phase},
 };
 
-/// A container of which the tests tell news.
-struct Container {
-    key: ContainerKey,
-    state: ContainerState,
-}
-
-impl Container {
-    fn new(shim: &str, pod: &str) -> Self {
-        let pod = PodRef::new("default", pod).unwrap();
-        let container = ContainerRef::new(pod, "app").unwrap();
-        let state = ContainerState {
-            id: Some(ContainerId::new("c0ffee").unwrap()),
-            phase: Phase::Running,
-            since: None,
-            checkpoint: None,
-            restore: None,
-        };
-        Self { key: ContainerKey { shim: ShimId::from_file_name(shim).unwrap(), container }, state }
-    }
-
-    fn change(&self, cause: Cause) -> Update {
-        let (key, state) = (self.key.clone(), self.state.clone());
-        Update::Change(Box::new(ContainerChange { key, state, cause }))
-    }
-
-    fn event(&mut self, phase: Phase, operation: Option<Operation>) -> Update {
-        if matches!(phase, Phase::Running | Phase::ScaledDown) {
-            self.state.phase = phase;
-        }
-        self.change(Cause::Event(StatusEvent {
-            id: self.state.id.clone().unwrap(),
-            container: self.key.container.clone(),
-            phase,
-            time: Some(operation.map_or_else(SystemTime::now, |operation| operation.ended)),
-            duration: operation.map(|operation| operation.duration),
-            log: Vec::new(),
-        }))
-    }
-
-    fn reading(&self, reading: MetricsReading) -> Update {
-        self.change(Cause::Reading(reading))
-    }
-
-    fn nothing_new(&self) -> MetricsReading {
-        MetricsReading {
-            container: self.key.container.clone(),
-            running: self.state.phase == Phase::Running,
-            checkpoint: None,
-            restore: None,
-            checkpoint_errors: 0,
-            restore_errors: 0,
-        }
-    }
-}
-
-fn operation(millis: u64) -> Operation {
-    Operation { ended: SystemTime::now(), duration: Duration::from_millis(millis) }
-}
+use crate::common::{Container, operation};
 
 /// Value of the sample whose line starts with `name` and has the labels of the
 /// test's container.
@@ -119,8 +62,15 @@ fn every_series_is_right_after_a_scale_down_and_a_wake_up() {
         assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
     }
 
+    let totals = aggregator.totals(&web.key).unwrap();
+    assert_eq!((totals.wake_ups, totals.restore_errors), (1, 0));
     aggregator.apply(&web.change(Cause::Removed));
-    assert!(!aggregator.render(Format::Text).contains("web-0"));
+    let text = aggregator.render(Format::Text);
+    assert!(!text.contains("web-0"));
+    assert_eq!(aggregator.totals(&web.key), None);
+    // What the node did stays.
+    assert!(text.contains("\nzeropod_checkpoints_total{outcome=\"success\"} 1\n"), "{text}");
+    assert!(text.contains("\nzeropod_restores_total{outcome=\"failure\"} 0\n"), "{text}");
 }
 
 /// X3: an operation is counted once, whichever of event and reading tells of
@@ -258,6 +208,34 @@ fn a_snapshot_replaces_everything() {
     assert_eq!(value(&aggregator, "zeropod_running"), Some(0.0));
     assert_eq!(value(&aggregator, "zeropod_checkpoint_duration_seconds_count"), Some(1.0));
     assert!(!aggregator.render(Format::Text).contains("web-1"));
+}
+
+/// Time scaled down counts from the start of this process, also when it began
+/// earlier, and goes on between the changes.
+#[test]
+fn time_scaled_down_is_counted() {
+    let long_ago = SystemTime::now() - Duration::from_hours(1);
+    let start = SystemTime::now();
+    let aggregator = Aggregator::new();
+    let mut web = Container::new("abc.sock", "web-0");
+    web.state = ContainerState { phase: Phase::ScaledDown, since: Some(long_ago), ..web.state };
+    aggregator.apply(&web.reading(web.nothing_new()));
+    let totals = || aggregator.totals(&web.key).unwrap().scaled_down;
+    let first = totals();
+    while totals() == first {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(totals() <= start.elapsed().unwrap());
+    let woken = SystemTime::now();
+    let running = ContainerState { phase: Phase::Running, since: Some(woken), ..web.state.clone() };
+    let mut awake = Container { key: web.key.clone(), state: running };
+    aggregator.apply(&awake.event(Phase::Running, None));
+    let Totals { scaled_down, .. } = aggregator.totals(&web.key).unwrap();
+    assert!(scaled_down > first && scaled_down <= woken.duration_since(start).unwrap());
+    assert_eq!(
+        value(&aggregator, "zeropod_scaled_down_seconds_total"),
+        Some(scaled_down.as_secs_f64())
+    );
 }
 
 /// What crates record through the facade stands beside it.

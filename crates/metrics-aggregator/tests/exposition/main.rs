@@ -1,0 +1,6 @@
+//! What a scraper gets.
+
+mod common;
+mod negotiation;
+mod prometheus;
+mod series;
