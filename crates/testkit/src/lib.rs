@@ -3,6 +3,7 @@
 
 pub mod apiserver_build;
 pub mod cache;
+mod go_module;
 #[cfg(feature = "kube")]
 pub mod kube;
 #[cfg(feature = "node")]

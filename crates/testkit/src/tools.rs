@@ -1,6 +1,6 @@
 //! Programs that the stand-ins need and that a machine may lack or have too
-//! old: CRIU, from Debian sid into the [cache](mod@crate::cache), and runc, from
-//! the machine's own packages.
+//! old: CRIU, from Debian sid into the [cache](mod@crate::cache), runc, from the
+//! machine's own packages, and a ttrpc peer in Go.
 //!
 //! Neither Debian 12's nor 13's CRIU dumps a process with a socket on kernels
 //! from 6.16 on, so that its version matters; runc's does not, and runc starts
@@ -15,7 +15,10 @@ use std::{
 
 use thiserror::Error;
 
-use crate::cache::{self, CacheError};
+use crate::{
+    cache::{self, CacheError},
+    go_module::GoModule,
+};
 
 /// Debian and Ubuntu packages that [`criu`] and [`runc`] need.
 pub const APT_PACKAGES: [&str; 4] = ["debootstrap", "debian-archive-keyring", "gpgv", "runc"];
@@ -57,6 +60,25 @@ pub fn criu() -> Result<PathBuf, ToolError> {
     output(Command::new(bin.join("criu")).arg("check")).map_err(ToolError::Unusable)?;
     Ok(bin)
 }
+
+/// A peer that speaks the shim protocol by Go's own ttrpc; its source says how
+/// to run it.
+///
+/// # Errors
+/// When there is no Go, or the module does not build.
+pub fn ttrpc_peer() -> Result<PathBuf, ToolError> {
+    Ok(TTRPC_PEER.program()?)
+}
+
+const TTRPC_PEER: GoModule = GoModule {
+    name: "ttrpc-peer",
+    sources: &[
+        ("go.mod", include_str!("../go/ttrpc-peer/go.mod")),
+        ("go.sum", include_str!("../go/ttrpc-peer/go.sum")),
+        ("main.go", include_str!("../go/ttrpc-peer/main.go")),
+    ],
+    check: &["-h"],
+};
 
 /// Path of `runc`.
 ///

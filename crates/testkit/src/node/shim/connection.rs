@@ -19,7 +19,7 @@ use tokio::{
 };
 use ttrpc::{
     Code,
-    proto::{MESSAGE_TYPE_REQUEST, MessageHeader, Request},
+    proto::{MESSAGE_LENGTH_MAX, MESSAGE_TYPE_REQUEST, MessageHeader, Request},
 };
 use zeropod_shim_api::rpc::shim::ContainerRequest;
 
@@ -82,8 +82,11 @@ async fn read_calls(
         let (header, data) = match received {
             Received::End => return Ok(()),
             Received::Oversized(header) => {
-                let message = "message length exceeds maximum message size";
-                let answer = frame::error(header.stream_id, Code::RESOURCE_EXHAUSTED, message);
+                let message = format!(
+                    "message length {} exceed maximum message size of {MESSAGE_LENGTH_MAX}",
+                    header.length
+                );
+                let answer = frame::error(header.stream_id, Code::RESOURCE_EXHAUSTED, &message);
                 connection.send(&answer).await?;
                 continue;
             }
@@ -93,9 +96,8 @@ async fn read_calls(
         if header.type_ != MESSAGE_TYPE_REQUEST {
             continue;
         }
-        match check(header, &data, last_stream) {
+        match check(header, &data, &mut last_stream) {
             Ok(request) => {
-                last_stream = header.stream_id;
                 let connection = Arc::clone(connection);
                 calls.spawn(async move {
                     let _ = call(&connection, header.stream_id, request).await;
@@ -110,14 +112,15 @@ async fn read_calls(
     }
 }
 
-fn check(header: MessageHeader, data: &[u8], last: u32) -> Result<Request, &'static str> {
+fn check(header: MessageHeader, data: &[u8], last: &mut u32) -> Result<Request, &'static str> {
     if header.stream_id.is_multiple_of(2) {
         return Err("StreamID must be odd for client initiated streams");
     }
-    if header.stream_id <= last {
+    if header.stream_id <= *last {
         return Err("StreamID cannot be re-used and must increment");
     }
-    Request::parse_from_bytes(data).map_err(|_| "unmarshal error")
+    *last = header.stream_id;
+    Request::parse_from_bytes(data).map_err(|_| "unmarshal request error: proto: cannot parse")
 }
 
 async fn obey(mut commands: broadcast::Receiver<Command>, connection: &Connection) -> Done {
@@ -166,7 +169,8 @@ fn unary(shared: &Shared, stream: u32, request: &Request) -> Vec<u8> {
     }
     let Ok(ContainerRequest { id, .. }) = ContainerRequest::parse_from_bytes(&request.payload)
     else {
-        return frame::error(stream, Code::INVALID_ARGUMENT, "unmarshal error");
+        let message = "ttrpc: error unmarshalling payload: proto: cannot parse";
+        return frame::error(stream, Code::INTERNAL, message);
     };
     match shared.state().status(&id, SystemTime::now()) {
         Some(status) => frame::response(stream, &status),
