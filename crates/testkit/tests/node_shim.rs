@@ -3,10 +3,12 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
+use protobuf::Message as _;
 use tokio::time::{sleep, timeout};
 use ttrpc::{
     Code, Error,
     context::{Context, with_duration},
+    proto::{MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX},
 };
 use zeropod_shim_api::{
     rpc::{
@@ -15,7 +17,9 @@ use zeropod_shim_api::{
     },
     status::{Phase, StatusEvent, metrics_request, subscribe_request},
 };
-use zeropod_testkit::node::shim::{Answer, Faults, Identity, QUEUE_CAPACITY, Server, Service};
+use zeropod_testkit::node::shim::{
+    Answer, Faults, Identity, QUEUE_CAPACITY, Server, Service, frame,
+};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -225,4 +229,43 @@ async fn faults_are_served_and_heal() {
     assert!(!healthy.metrics[0].running);
     shim.service.set_faults(faults(Answer::Close));
     client.metrics(deadline(), &metrics_request()).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn messages_can_be_large_late_or_garbage() {
+    let shim = Shim::with_container();
+    let client = shim.client().await;
+    let faults = |metrics| Faults { metrics, ..Faults::default() };
+    shim.service.set_faults(faults(Answer::Delayed(Duration::from_millis(20))));
+    assert!(client.metrics(deadline(), &metrics_request()).await.unwrap().metrics[0].running);
+    shim.service.set_faults(faults(Answer::Message(vec![0xff; 100])));
+    client.metrics(deadline(), &metrics_request()).await.unwrap_err();
+
+    // One event that fills a frame to the last of its 4 MiB.
+    let mut event = ContainerStatus { event_log: String::new(), ..event() };
+    let room = MESSAGE_LENGTH_MAX - usize::try_from(event.compute_size()).unwrap();
+    event.event_log = "x".repeat(room - 5);
+    assert_eq!(event.compute_size(), MESSAGE_LENGTH_MAX as u64);
+    let mut stream = subscribe(&client).await;
+    shim.service.emit(event);
+    let message = timeout(LONG, stream.recv()).await.expect("no event").unwrap().unwrap();
+    assert_eq!(message.event_log.len(), room - 5);
+
+    // Neither a frame that nobody asked for nor a message that is none ends
+    // the shim; what it does to the client is the client's.
+    shim.service.send_raw(frame(99, 3, 0, &[0xff; 10]));
+    shim.service.send_raw(vec![0xff; MESSAGE_HEADER_LENGTH]);
+    shim.service.set_faults(Faults::default());
+    let next = shim.client().await;
+    assert!(next.metrics(deadline(), &metrics_request()).await.unwrap().metrics[0].running);
+}
+
+fn event() -> ContainerStatus {
+    ContainerStatus {
+        id: "c0ffee".into(),
+        name: "app".into(),
+        pod_name: "web".into(),
+        pod_namespace: "default".into(),
+        ..ContainerStatus::default()
+    }
 }

@@ -5,5 +5,6 @@
 mod common;
 mod failures;
 mod generations;
+mod pods;
 mod process;
 mod traffic;

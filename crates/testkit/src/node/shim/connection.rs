@@ -25,7 +25,7 @@ use zeropod_shim_api::rpc::shim::ContainerRequest;
 
 use super::{
     Answer, Command, Done, Open, Shared,
-    frame::{self, Received},
+    frame::{self, Received, encode},
 };
 
 const SERVICE: &str = "zeropod.shim.v1.Shim";
@@ -150,13 +150,22 @@ async fn call(connection: &Connection, stream: u32, request: Request) -> Done {
         }
     };
     counter.fetch_add(1, Ordering::Relaxed);
+    let streams = request.method == "SubscribeStatus";
+    if let Answer::Delayed(time) = answer {
+        tokio::select! {
+            () = connection.closed() => return Ok(()),
+            () = sleep(time) => {}
+        }
+    }
     let bytes = match answer {
-        Answer::Normal if request.method == "SubscribeStatus" => {
+        Answer::Normal | Answer::Delayed(_) if streams => {
             return subscribe(connection, stream, request.timeout_nano).await;
         }
-        Answer::Normal => unary(&connection.shared, stream, &request),
+        Answer::Normal | Answer::Delayed(_) => unary(&connection.shared, stream, &request),
         Answer::Never => return Ok(()),
         Answer::Error(code, message) => frame::error(stream, code, &message),
+        Answer::Message(message) if streams => frame::data(stream, &message),
+        Answer::Message(message) => frame::response(stream, &message),
         Answer::Raw(bytes) => bytes,
         Answer::Close => return connection.writer.lock().await.shutdown().await,
     };
@@ -165,7 +174,7 @@ async fn call(connection: &Connection, stream: u32, request: Request) -> Done {
 
 fn unary(shared: &Shared, stream: u32, request: &Request) -> Vec<u8> {
     if request.method == "Metrics" {
-        return frame::response(stream, &shared.state().read_metrics());
+        return frame::response(stream, &encode(&shared.state().read_metrics()));
     }
     let Ok(ContainerRequest { id, .. }) = ContainerRequest::parse_from_bytes(&request.payload)
     else {
@@ -173,7 +182,7 @@ fn unary(shared: &Shared, stream: u32, request: &Request) -> Vec<u8> {
         return frame::error(stream, Code::INTERNAL, message);
     };
     match shared.state().status(&id, SystemTime::now()) {
-        Some(status) => frame::response(stream, &status),
+        Some(status) => frame::response(stream, &encode(&status)),
         None => frame::error(stream, Code::UNKNOWN, &format!("could not find container {id}")),
     }
 }
@@ -204,7 +213,7 @@ async fn subscribe(connection: &Connection, stream: u32, timeout_nano: i64) -> D
             },
             event = queue.pop() => event,
         };
-        let sent = connection.send(&frame::data(stream, &event)).await;
+        let sent = connection.send(&frame::data(stream, &encode(&event))).await;
         let counter = if sent.is_ok() { &counters.delivered } else { &counters.lost };
         counter.fetch_add(1, Ordering::Relaxed);
         sent.map_err(|error| io::Error::new(error.kind(), "subscriber is gone"))?;

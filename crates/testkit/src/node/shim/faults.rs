@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 /// How a shim misbehaves. By default it does not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Faults {
@@ -21,6 +23,11 @@ pub enum Answer {
     Never,
     /// By an error.
     Error(ttrpc::Code, String),
+    /// As a healthy shim, after this time.
+    Delayed(Duration),
+    /// By these bytes as the message of an otherwise right frame. A
+    /// subscription stays open after them.
+    Message(Vec<u8>),
     /// By these bytes; [`frame`](super::frame) makes some that look right.
     Raw(Vec<u8>),
     /// By closing the connection.

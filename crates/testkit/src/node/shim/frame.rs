@@ -39,8 +39,8 @@ pub(super) async fn receive(reader: &mut (impl AsyncRead + Unpin)) -> io::Result
 }
 
 /// Answer of a unary call.
-pub(super) fn response(stream: u32, message: &impl Message) -> Vec<u8> {
-    let payload = encode(message);
+pub(super) fn response(stream: u32, message: &[u8]) -> Vec<u8> {
+    let payload = message.to_vec();
     frame(stream, MESSAGE_TYPE_RESPONSE, 0, &encode(&Response { payload, ..Response::default() }))
 }
 
@@ -52,8 +52,8 @@ pub(super) fn error(stream: u32, code: Code, message: &str) -> Vec<u8> {
 }
 
 /// One message of a stream.
-pub(super) fn data(stream: u32, message: &impl Message) -> Vec<u8> {
-    frame(stream, MESSAGE_TYPE_DATA, 0, &encode(message))
+pub(super) fn data(stream: u32, message: &[u8]) -> Vec<u8> {
+    frame(stream, MESSAGE_TYPE_DATA, 0, message)
 }
 
 /// Clean end of a stream.
@@ -69,7 +69,7 @@ pub fn frame(stream_id: u32, type_: u8, flags: u8, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn encode(message: &impl Message) -> Vec<u8> {
+pub(super) fn encode(message: &impl Message) -> Vec<u8> {
     // Fails only for required fields, which proto3 does not have.
     message.write_to_bytes().unwrap_or_default()
 }
