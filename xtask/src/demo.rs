@@ -2,7 +2,7 @@
 
 use std::{error::Error, process::ExitCode};
 
-use zeropod_testkit::tools;
+use zeropod_testkit::{apiserver_build, tools};
 
 use crate::{
     host::{self, KUBERNETES, NODE},
@@ -40,6 +40,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     ]))?;
     if let Err(error) = tools::criu() {
         say(&format!("No CRIU ({error}): containers will be killed instead of checkpointed"));
+    }
+    if kubernetes {
+        say("Looking for kube-apiserver in the cache; building it takes minutes, once");
+        apiserver_build::program()?;
     }
     let mut demo = host::as_root(host::target("debug").join("node-in-a-box"));
     demo.arg("--manager").arg(host::target("debug").join("zeropod-manager"));

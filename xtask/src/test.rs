@@ -80,7 +80,7 @@ fn prepare() -> Result<(), Box<dyn Error>> {
     host::install(&[&NODE, &KUBERNETES, &TESTS])?;
     say("Looking for CRIU, runc and kube-apiserver in the cache; building takes minutes, once");
     tools::criu()?;
-    apiserver_build::binary()?;
+    apiserver_build::program()?;
     Ok(())
 }
 

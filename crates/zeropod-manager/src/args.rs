@@ -3,6 +3,7 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Parser;
+use zeropod_ebpf_loader::Mechanism;
 use zeropod_go_flags::duration;
 
 /// The zeropod node daemon: loads the traffic redirectors of the node's
@@ -53,6 +54,11 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = true)]
     pub(crate) tracker_ignore_localhost: bool,
 
+    /// Attach redirectors only by this mechanism: for tests of the other one on
+    /// a new kernel.
+    #[arg(long, hide = true, value_name = "MECHANISM", value_parser = mechanism)]
+    pub(crate) attach_mechanism: Option<Mechanism>,
+
     /// Print version, revision and compiler.
     #[arg(long)]
     pub(crate) version: bool,
@@ -88,6 +94,13 @@ pub(crate) struct Migrations {
     /// Let Kubernetes remove migrations whose pods are gone.
     #[arg(long, default_value_t = true)]
     pub(crate) auto_gc_migrations: bool,
+}
+
+fn mechanism(name: &str) -> Result<Mechanism, String> {
+    [Mechanism::Tcx, Mechanism::Clsact]
+        .into_iter()
+        .find(|mechanism| mechanism.as_str() == name)
+        .ok_or_else(|| "it is tcx or clsact".into())
 }
 
 /// An address to listen on, `host:port`. Without a host, on every address of

@@ -29,7 +29,7 @@ pub(crate) enum KubernetesError {
 /// When no configuration is found, or it is not usable.
 pub(crate) async fn client(kubeconfig: Option<&Path>) -> Result<Client, KubernetesError> {
     let options = KubeConfigOptions::default();
-    let config = if let Some(path) = kubeconfig {
+    let mut config = if let Some(path) = kubeconfig {
         Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?
     } else if env::var_os("KUBECONFIG").is_none()
         && env::var_os("KUBERNETES_SERVICE_HOST").is_some()
@@ -38,5 +38,7 @@ pub(crate) async fn client(kubeconfig: Option<&Path>) -> Result<Client, Kubernet
     } else {
         Config::from_kubeconfig(&options).await?
     };
+    // The status writer does that, with its own order and limits.
+    config.default_retry = false;
     Ok(Client::try_from(config)?)
 }

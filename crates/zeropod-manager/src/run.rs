@@ -67,6 +67,7 @@ pub(crate) async fn run(args: Args) -> Result<(), RunError> {
         kubeconfig,
         probe_binary_name,
         tracker_ignore_localhost,
+        attach_mechanism,
         migrations,
     } = args;
     info!(
@@ -91,6 +92,10 @@ pub(crate) async fn run(args: Args) -> Result<(), RunError> {
         probe_binary_name,
         ignore_localhost: tracker_ignore_localhost,
     });
+    let redirectors = match attach_mechanism {
+        Some(mechanism) => redirectors.only(mechanism),
+        None => redirectors,
+    };
     parts.start("redirectors", redirectors.run(shutdown.clone()));
 
     let shims = ShimEvents::new(zeropod_shim_event_client::Config::default());

@@ -19,6 +19,7 @@ use tokio::{
 };
 use zeropod_shim_api::names::STATUS_LABEL_PREFIX;
 use zeropod_testkit::{
+    kube::create_namespace,
     node::stand_in::{Mode, What},
     node_in_a_box::{
         CONTAINER, Happenings, Kubernetes, METRICS_PORT, Node, NodeError, PATIENCE, PodOptions,
@@ -42,7 +43,7 @@ struct Args {
     keep: bool,
 }
 
-const NAMESPACE: &str = "default";
+const NAMESPACE: &str = "demo";
 const POD: &str = "hello";
 const SCALEDOWN: Duration = Duration::from_secs(2);
 
@@ -94,6 +95,7 @@ async fn demo(args: Args) -> Result<(), Box<dyn Error>> {
         "api",
         if kubernetes { "kube-apiserver is ready" } else { "in-process API is ready" },
     );
+    create_namespace(&node.client(), NAMESPACE).await?;
     let mut daemon = node.start_manager(&[]).await?;
     let mut log = daemon.take_lines();
     tokio::spawn(async move { while log.recv().await.is_some() {} });
