@@ -1,0 +1,97 @@
+//! Whether the loops of the process still turn.
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// Knows the futures that have to run until shutdown, and which of them are
+/// stuck or gone. Clones share it.
+///
+/// A future is stuck when one poll of it takes longer than `limit`: it then
+/// blocks in a system call or a lock, or spins, and holds up its thread. One
+/// that waits is fine, however long it waits.
+#[derive(Debug, Clone)]
+pub struct Liveness {
+    limit: Duration,
+    /// Of which the loops' times are counted.
+    epoch: Instant,
+    loops: Arc<Mutex<Vec<Arc<Loop>>>>,
+}
+
+#[derive(Debug)]
+struct Loop {
+    name: &'static str,
+    /// `WAITING`, `ENDED`, or the start of the poll that is going on, in
+    /// milliseconds after the epoch.
+    state: AtomicU64,
+}
+
+const WAITING: u64 = u64::MAX;
+const ENDED: u64 = u64::MAX - 1;
+
+impl Liveness {
+    /// Knows no loops yet.
+    pub fn new(limit: Duration) -> Self {
+        Self { limit, epoch: Instant::now(), loops: Arc::default() }
+    }
+
+    /// Watches a future that has to run until shutdown.
+    pub fn watch<F: Future>(
+        &self,
+        name: &'static str,
+        future: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
+        let epoch = self.epoch;
+        let state = Arc::new(Loop { name, state: AtomicU64::new(WAITING) });
+        self.loops.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&state));
+        // Set also when the future is dropped, or panics.
+        let ended = SetEnded(Arc::clone(&state));
+        async move {
+            let _ended = ended;
+            let mut future = pin!(future);
+            poll_fn(|context| {
+                state.state.store(millis(epoch.elapsed()), Ordering::Relaxed);
+                let polled = future.as_mut().poll(context);
+                state.state.store(WAITING, Ordering::Relaxed);
+                polled
+            })
+            .await
+        }
+    }
+
+    /// What is wrong, one line a loop; empty when all is well.
+    pub fn stuck(&self) -> Vec<String> {
+        let now = millis(self.epoch.elapsed());
+        let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        loops
+            .iter()
+            .filter_map(|watched| match watched.state.load(Ordering::Relaxed) {
+                WAITING => None,
+                ENDED => Some(format!("{} ended", watched.name)),
+                since => {
+                    let stuck = Duration::from_millis(now.saturating_sub(since));
+                    (stuck > self.limit)
+                        .then(|| format!("{} is stuck for {} s", watched.name, stuck.as_secs()))
+                }
+            })
+            .collect()
+    }
+}
+
+struct SetEnded(Arc<Loop>);
+
+impl Drop for SetEnded {
+    fn drop(&mut self) {
+        self.0.state.store(ENDED, Ordering::Relaxed);
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX / 2)
+}
