@@ -43,8 +43,9 @@ func main() {
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "zeropod-kube-apiserver-")
 	if err == nil {
-		go stopAtTheEnd(dir)
-		err = run(context.Background(), dir, *port, flag.Args())
+		serving := make(chan struct{})
+		go stopAtTheEnd(dir, serving)
+		err = run(context.Background(), dir, *port, flag.Args(), serving)
 		remove(dir)
 	}
 	fmt.Fprintln(os.Stderr, "kube-apiserver:", err)
@@ -52,14 +53,16 @@ func main() {
 }
 
 // stopAtTheEnd of standard input or at a signal ends the process, without the
-// long farewell of an API server that others may still need.
-func stopAtTheEnd(dir string) {
+// long farewell of an API server that others may still need. One that is still
+// starting goes on until it serves, or it would write files after they were removed.
+func stopAtTheEnd(dir string, serving <-chan struct{}) {
 	signals, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
 	<-signals.Done()
+	<-serving
 	remove(dir)
 	os.Exit(0)
 }
@@ -74,7 +77,7 @@ func remove(dir string) {
 	}
 }
 
-func run(ctx context.Context, dir string, port int, flags []string) error {
+func run(ctx context.Context, dir string, port int, flags []string, serving chan<- struct{}) error {
 	etcd, err := startEtcd(ctx, filepath.Join(dir, "etcd"))
 	if err != nil {
 		return fmt.Errorf("start etcd: %w", err)
@@ -116,6 +119,7 @@ func run(ctx context.Context, dir string, port int, flags []string) error {
 	if err := json.NewEncoder(os.Stdout).Encode(map[string]string{"kubeconfig": kubeconfig}); err != nil {
 		return err
 	}
+	close(serving)
 	return <-served
 }
 

@@ -10,9 +10,11 @@
 //! Both servers run outside of the caller's async runtime, so `start` works in
 //! plain and in async code, and they end when the value is dropped.
 
+mod assets;
 mod in_process;
 mod kubelet;
 mod pods;
+mod process;
 mod real;
 
 use std::{
@@ -46,8 +48,6 @@ pub trait Cluster: Send + Sync {
     /// # Panics
     /// Outside of a tokio runtime: a client keeps its connections there.
     fn client(&self) -> Client {
-        // Fails if there is a provider already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         #[expect(
             clippy::expect_used,
             reason = "tests have nobody to hand this to, and config() made the input"
@@ -92,4 +92,10 @@ pub enum ApiError {
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ApiError {
     move |source| ApiError::Io { action, path: path.to_path_buf(), source }
+}
+
+/// Clients want one, even where they use none.
+fn install_crypto_provider() {
+    // Fails if there is one already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }

@@ -1,15 +1,15 @@
 //! The real API server, as a process.
 
 use std::{
-    collections::VecDeque,
+    env,
     error::Error,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     iter,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc},
+    process::Command,
+    sync::{OnceLock, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use kube::{
@@ -17,12 +17,11 @@ use kube::{
     config::{Kubeconfig, KubeconfigError},
 };
 
-use super::{ApiError, Cluster, io_error};
+use super::{ApiError, Cluster, assets, install_crypto_provider, process::Process};
 use crate::apiserver_build;
 
 /// More than the program itself allows, so that its own message comes first.
 const START_DEADLINE: Duration = Duration::from_secs(150);
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A real kube-apiserver with its own etcd on a free port of loopback, with
 /// RBAC and the default admission plugins on, all data in a directory that
@@ -36,7 +35,8 @@ pub struct RealApi {
 
 impl RealApi {
     /// Starts one and waits until it serves: some seconds, and minutes the
-    /// first time, while the program is built.
+    /// first time, while the program is built. Nothing is built if
+    /// `KUBEBUILDER_ASSETS` names a directory with `kube-apiserver` and `etcd`.
     ///
     /// # Errors
     /// When it can't be built or started; the message holds the end of its log.
@@ -50,8 +50,10 @@ impl RealApi {
     /// # Errors
     /// Like [`RealApi::start`].
     pub fn start_with(flags: &[&str]) -> Result<Self, ApiError> {
-        let program = apiserver_build::program()?;
-        let (process, kubeconfig) = Process::start(&program, flags)?;
+        let (process, kubeconfig) = match env::var_os("KUBEBUILDER_ASSETS") {
+            Some(assets) => assets::start(Path::new(&assets), flags)?,
+            None => built(flags)?,
+        };
         let config = config(&kubeconfig)?;
         Ok(Self { process, kubeconfig, config })
     }
@@ -72,7 +74,7 @@ impl RealApi {
 
     /// The process id of the server.
     pub fn pid(&self) -> u32 {
-        self.process.child.id()
+        self.process.id()
     }
 }
 
@@ -90,94 +92,30 @@ impl Cluster for RealApi {
     }
 }
 
-/// Ends with its standard input, and removes what it wrote; see `go/kube-apiserver`.
-#[derive(Debug)]
-struct Process {
-    child: Child,
-    stdin: Option<ChildStdin>,
-}
-
-impl Process {
-    fn start(program: &Path, flags: &[&str]) -> Result<(Self, PathBuf), ApiError> {
-        let mut child = Command::new(program)
-            .arg("--")
-            .args(flags)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(io_error("run", program))?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let process = Self { stdin: child.stdin.take(), child };
-
-        let (send, receive) = mpsc::channel();
-        let log = stderr.map(LogTail::follow).unwrap_or_default();
-        thread::spawn(move || {
-            let mut line = String::new();
-            // A failure to read leaves a line that names no file.
-            let _ = stdout.map(|stdout| BufReader::new(stdout).read_line(&mut line));
-            let _ = send.send(line);
-        });
-        let line = receive.recv_timeout(START_DEADLINE).map_err(|_| {
-            ApiError::NotReady(format!(
-                "silent for {START_DEADLINE:?}; its log ends:\n{}",
-                log.read()
-            ))
-        })?;
-        let said: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
-        match said["kubeconfig"].as_str() {
-            Some(path) => Ok((process, path.into())),
-            None => Err(ApiError::NotReady(format!("it ended; its log ends:\n{}", log.read()))),
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.stdin.take());
-        let deadline = Instant::now() + STOP_DEADLINE;
-        while Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The last lines of a process, for when it fails.
-#[derive(Clone, Debug, Default)]
-struct LogTail(Arc<Mutex<VecDeque<String>>>);
-
-impl LogTail {
-    const LINES: usize = 20;
-
-    /// Reads on for as long as the process writes, or it would block.
-    fn follow(stderr: impl Read + Send + 'static) -> Self {
-        let tail = Self::default();
-        let kept = tail.clone();
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut lines = kept.0.lock().unwrap_or_else(PoisonError::into_inner);
-                if lines.len() == Self::LINES {
-                    lines.pop_front();
-                }
-                lines.push_back(line);
-            }
-        });
-        tail
-    }
-
-    fn read(&self) -> String {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+/// Starts the program in `go/kube-apiserver`, which says where its kubeconfig is.
+fn built(flags: &[&str]) -> Result<(Process, PathBuf), ApiError> {
+    let program = apiserver_build::program()?;
+    let (process, stdout) = Process::start(Command::new(program).arg("--").args(flags))?;
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        let mut line = String::new();
+        // A failure to read leaves a line that names no file.
+        let _ = BufReader::new(stdout).read_line(&mut line);
+        let _ = send.send(line);
+    });
+    let line = receive.recv_timeout(START_DEADLINE).map_err(|_| {
+        ApiError::NotReady(format!("silent for {START_DEADLINE:?}; {}", process.log()))
+    })?;
+    let said: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+    match said["kubeconfig"].as_str() {
+        Some(path) => Ok((process, path.into())),
+        None => Err(ApiError::NotReady(format!("it ended; {}", process.log()))),
     }
 }
 
 /// What a client needs from the kubeconfig; kube's own reading of one is async.
-fn config(path: &Path) -> Result<Config, ApiError> {
+pub(super) fn config(path: &Path) -> Result<Config, ApiError> {
+    install_crypto_provider();
     let wrong =
         |source| ApiError::Kubeconfig { path: path.to_path_buf(), source: Box::new(source) };
     let kubeconfig = Kubeconfig::read_from(path).map_err(wrong)?;

@@ -36,7 +36,7 @@ use tokio::sync::oneshot;
 
 pub use self::faults::{Fault, On, Request};
 use self::http::Server;
-use super::{ApiError, Cluster, io_error};
+use super::{ApiError, Cluster, install_crypto_provider, io_error};
 
 /// An API server in process, on a free port of loopback.
 #[derive(Debug)]
@@ -56,6 +56,7 @@ impl InProcessApi {
     /// # Errors
     /// When there is no port, thread or temporary directory.
     pub fn start() -> Result<Self, ApiError> {
+        install_crypto_provider();
         let failed = |action| io_error(action, Path::new("in-process API server"));
         let dir = tempfile::tempdir().map_err(failed("make a directory for the"))?;
         let listener =
