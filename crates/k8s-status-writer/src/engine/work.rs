@@ -17,7 +17,7 @@ use crate::{
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_mins(1));
 /// How long a refused restore rests. The container does with less than it
 /// asked for meanwhile, so that it is asked for again.
-const REFUSED_RESTORE_REST: Duration = Duration::from_secs(30);
+const REFUSED_RESTORE_REST: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(super) struct Work {

@@ -162,7 +162,11 @@ fn a_refused_restore_is_tried_again() {
     world.reading("web", "c1", Phase::Running);
     world.pass(Duration::from_secs(100));
     let asked = world.asked();
-    assert_eq!(asked.iter().filter(|line| *line == "web cpu 100m refused").count(), 4, "{asked:?}");
+    assert_eq!(
+        asked.iter().filter(|line| *line == "web cpu 100m refused").count(),
+        11,
+        "{asked:?}"
+    );
     world.refuse = None;
     world.pass(Duration::from_secs(30));
     assert_eq!(world.cpu("web"), "100m");
