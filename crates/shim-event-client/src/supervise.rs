@@ -6,6 +6,7 @@ use std::{
     fmt,
     hash::{BuildHasher, RandomState},
     path::PathBuf,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +16,7 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -36,6 +37,9 @@ use crate::{
 
 /// How long a shim whose socket is gone may take to say its last words.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long the first reading may hold up the subscription.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Events that a shim keeps while nobody is subscribed; it drops newer ones.
 const SHIM_QUEUE: usize = 128;
@@ -106,16 +110,24 @@ impl Supervised {
     }
 
     /// Asks for the state before subscribing: whatever waits in the queue is
-    /// then known to be older, and nothing is lost meanwhile.
+    /// then known to be older, and nothing is lost meanwhile. A shim that is
+    /// slow to answer is subscribed to all the same.
     async fn connect(&self) -> Result<Infallible, Error> {
         let connection = Connection::dial(&self.path, self.hub.config.call_deadline).await?;
         let connected = SystemTime::now();
-        self.read(&connection).await;
+        let mut reading = pin!(self.read(&connection));
+        let read = timeout(HEAD_START, &mut reading).await.is_ok();
         let events = connection.subscribe().await?;
         debug!(shim = %self.shim, "subscribed");
+        let ask = async {
+            if !read {
+                reading.await;
+            }
+            self.resync(&connection).await
+        };
         tokio::select! {
             result = self.follow(events, connected) => result,
-            never = self.resync(&connection) => match never {},
+            never = ask => match never {},
         }
     }
 
