@@ -10,9 +10,9 @@
 mod connection;
 mod dead;
 mod directory;
+mod frames;
 mod health;
 mod hub;
-mod socket;
 mod supervise;
 mod table;
 mod telemetry;
@@ -160,22 +160,38 @@ pub enum Error {
         /// Text of the answer.
         message: String,
     },
-    /// The shim did not answer in its protocol, or not at all.
-    #[error("{call} failed")]
-    Call {
+    /// A message could not be decoded.
+    #[error("{call} was not answered in its protocol")]
+    Malformed {
         /// The method.
         call: &'static str,
-        /// What happened instead.
+        /// What is wrong with it.
         #[source]
-        source: ttrpc::Error,
+        source: protobuf::Error,
     },
-    /// The event stream ended.
-    #[error("the event stream ended")]
-    StreamEnded {
-        /// How.
-        #[source]
-        source: ttrpc::Error,
-    },
+    /// The shim sent something that is not ttrpc.
+    #[error("the shim does not speak ttrpc: {0}")]
+    Protocol(String),
+    /// The connection broke.
+    #[error("the connection broke")]
+    Broken(#[source] std::io::Error),
+    /// The shim ended the event stream.
+    #[error("the shim ended the event stream")]
+    StreamEnded,
+}
+
+impl Error {
+    /// Whether the connection cannot be used any more.
+    fn ends_connection(&self) -> bool {
+        match self {
+            Self::Directory { .. }
+            | Self::Dial { .. }
+            | Self::Protocol(_)
+            | Self::Broken(_)
+            | Self::StreamEnded => true,
+            Self::Deadline { .. } | Self::Refused { .. } | Self::Malformed { .. } => false,
+        }
+    }
 }
 
 #[cfg(doctest)]

@@ -20,10 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use zeropod_shim_api::{
-    id::{ContainerId, ShimId},
-    status::StatusEvent,
-};
+use zeropod_shim_api::{id::ShimId, status::StatusEvent};
 
 use crate::{
     Error,
@@ -109,26 +106,28 @@ impl Supervised {
         }
     }
 
-    /// Asks for the state before subscribing: whatever waits in the queue is
-    /// then known to be older, and nothing is lost meanwhile. A shim that is
-    /// slow to answer is subscribed to all the same.
     async fn connect(&self) -> Result<Infallible, Error> {
         let connection = Connection::dial(&self.path, self.hub.config.call_deadline).await?;
         let connected = SystemTime::now();
-        let mut reading = pin!(self.read(&connection));
-        let read = timeout(HEAD_START, &mut reading).await.is_ok();
-        let events = connection.subscribe().await?;
-        debug!(shim = %self.shim, "subscribed");
-        let ask = async {
-            if !read {
-                reading.await;
-            }
-            self.resync(&connection).await
-        };
         tokio::select! {
-            result = self.follow(events, connected) => result,
-            never = ask => match never {},
+            ended = self.follow(connection.events(), connected) => ended,
+            ended = self.ask(&connection) => ended,
         }
+    }
+
+    /// Asks for the state before subscribing: whatever waits in the queue is
+    /// then known to be older, and nothing is lost meanwhile. A shim that is
+    /// slow to answer is subscribed to all the same.
+    async fn ask(&self, connection: &Connection) -> Result<Infallible, Error> {
+        let mut reading = pin!(self.read(connection));
+        let read = timeout(HEAD_START, &mut reading).await;
+        connection.subscribe().await?;
+        debug!(shim = %self.shim, "subscribed");
+        match read {
+            Ok(read) => read?,
+            Err(_) => reading.await?,
+        };
+        self.resync(connection).await
     }
 
     async fn follow(
@@ -155,7 +154,7 @@ impl Supervised {
         }
     }
 
-    async fn resync(&self, connection: &Connection) -> Infallible {
+    async fn resync(&self, connection: &Connection) -> Result<Infallible, Error> {
         let config = &self.hub.config;
         let mut last_read = Instant::now();
         loop {
@@ -163,13 +162,15 @@ impl Supervised {
                 () = sleep(jittered(config.resync_interval)) => false,
                 () = self.resync_now.notified() => true,
             };
-            let Ok((mut corrections, unknown)) = self.confirm(connection).await else { continue };
+            let Some((mut corrections, unknown)) = self.confirm(connection).await? else {
+                continue;
+            };
             let read = told
                 || unknown
                 || last_read.elapsed() >= config.metrics_interval
                 || self.hub.read(|table| table.needs_reading(&self.shim));
             if read {
-                let Some(corrected) = self.read(connection).await else { continue };
+                let Some(corrected) = self.read(connection).await? else { continue };
                 corrections += corrected;
                 last_read = Instant::now();
             }
@@ -181,58 +182,68 @@ impl Supervised {
 
     /// Asks after every container whose id is known, which clears nothing.
     /// Returns how many were corrected, and whether the shim did not know
-    /// some.
-    async fn confirm(&self, connection: &Connection) -> Result<(usize, bool), Error> {
+    /// some; `None` when it does not answer.
+    async fn confirm(&self, connection: &Connection) -> Result<Option<(usize, bool)>, Error> {
         let mut doubtful = Vec::new();
         let mut unknown = false;
         let mut corrections = 0;
+        let agrees = |status: &StatusEvent| self.hub.read(|table| table.agrees(&self.shim, status));
         for id in self.hub.read(|table| table.ids(&self.shim)) {
-            let Some((asked, status)) = self.ask(connection, &id).await? else { continue };
-            if status
-                .as_ref()
-                .is_some_and(|status| self.hub.read(|table| !table.agrees(&self.shim, status)))
-            {
-                doubtful.push(id);
-                continue;
+            let asked = SystemTime::now();
+            let Some(status) = self.answered(connection.status(&id).await)? else {
+                return Ok(None);
+            };
+            match status.map(|status| self.understood(status.try_into())) {
+                Some(None) => {}
+                Some(Some(status)) if !agrees(&status) => doubtful.push(id),
+                status => {
+                    unknown |= status.is_none();
+                    let status = status.flatten();
+                    corrections +=
+                        self.reconcile(|table| table.answer(&self.shim, &id, asked, status));
+                }
             }
-            unknown |= status.is_none();
-            corrections += self.reconcile(|table| table.answer(&self.shim, &id, asked, status));
         }
         if !doubtful.is_empty() {
             sleep(UNDER_WAY).await;
         }
         for id in doubtful {
-            let Some((asked, status)) = self.ask(connection, &id).await? else { continue };
-            unknown |= status.is_none();
-            corrections += self.reconcile(|table| table.answer(&self.shim, &id, asked, status));
+            let asked = SystemTime::now();
+            let Some(status) = self.answered(connection.status(&id).await)? else {
+                return Ok(None);
+            };
+            let status = status.and_then(|status| self.understood(status.try_into()));
+            if status.is_some() {
+                corrections += self.reconcile(|table| table.answer(&self.shim, &id, asked, status));
+            }
         }
-        Ok((corrections, unknown))
-    }
-
-    /// Asks after one container. Returns when, and what the shim knows of it;
-    /// `None` when its answer is not understood.
-    async fn ask(
-        &self,
-        connection: &Connection,
-        id: &ContainerId,
-    ) -> Result<Option<(SystemTime, Option<StatusEvent>)>, Error> {
-        let asked = SystemTime::now();
-        let status = connection.status(id).await.inspect_err(|error| self.unresponsive(error))?;
-        self.connection(health::Connection::Connected);
-        let Some(status) = status else { return Ok(Some((asked, None))) };
-        Ok(self.understood(status.try_into()).map(|status| (asked, Some(status))))
+        Ok(Some((corrections, unknown)))
     }
 
     /// Reads the metrics of every container. Returns how many containers were
     /// corrected, or `None` without an answer.
-    async fn read(&self, connection: &Connection) -> Option<usize> {
+    async fn read(&self, connection: &Connection) -> Result<Option<usize>, Error> {
         let asked = SystemTime::now();
-        let metrics =
-            connection.metrics().await.inspect_err(|error| self.unresponsive(error)).ok()?;
-        self.connection(health::Connection::Connected);
+        let Some(metrics) = self.answered(connection.metrics().await)? else { return Ok(None) };
         let readings =
             metrics.into_iter().filter_map(|entry| self.understood(entry.try_into())).collect();
-        Some(self.reconcile(|table| table.reconcile(&self.shim, asked, readings)))
+        Ok(Some(self.reconcile(|table| table.reconcile(&self.shim, asked, readings))))
+    }
+
+    /// Takes note of how a call went. A missing or bad answer is not the end
+    /// of the connection: its events still come.
+    fn answered<T>(&self, answer: Result<T, Error>) -> Result<Option<T>, Error> {
+        match answer {
+            Ok(answer) => {
+                self.connection(health::Connection::Connected);
+                Ok(Some(answer))
+            }
+            Err(error) if error.ends_connection() => Err(error),
+            Err(error) => {
+                self.unresponsive(&error);
+                Ok(None)
+            }
+        }
     }
 
     fn reconcile(&self, change: impl FnOnce(&mut Table) -> Reconciled) -> usize {

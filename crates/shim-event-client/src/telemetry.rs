@@ -29,7 +29,7 @@ pub fn describe_metrics() {
     describe_counter!(
         ERRORS,
         Unit::Count,
-        "Failures to reach a shim, by step: dial, subscribe, stream (it ended), read (no answer \
+        "Failures to reach a shim, by step: dial, subscribe, stream (it or the connection ended), read (no answer \
          to Metrics) or confirm (no answer to GetStatus)."
     );
     describe_counter!(EVENTS, Unit::Count, "Events received from shims, by phase.");
@@ -79,14 +79,14 @@ pub(crate) fn invalid_message() {
 pub(crate) fn connection_error(error: &Error) {
     let step = match error {
         Error::Dial { .. } => "dial",
-        Error::StreamEnded { .. } => "stream",
-        Error::Refused { call, .. } | Error::Call { call, .. } | Error::Deadline { call, .. } => {
-            match *call {
-                "Metrics" => "read",
-                "GetStatus" => "confirm",
-                _ => "subscribe",
-            }
-        }
+        Error::StreamEnded | Error::Protocol(_) | Error::Broken(_) => "stream",
+        Error::Refused { call, .. }
+        | Error::Deadline { call, .. }
+        | Error::Malformed { call, .. } => match *call {
+            "Metrics" => "read",
+            "GetStatus" => "confirm",
+            _ => "subscribe",
+        },
         Error::Directory { .. } => return,
     };
     counter!(ERRORS, "step" => step).increment(1);
