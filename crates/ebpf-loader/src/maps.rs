@@ -11,7 +11,7 @@ use std::{
 use tracing::warn;
 use zeropod_redirector_abi::{
     ACTIVE_CONNECTIONS, DISABLE_REDIRECT, EGRESS_REDIRECTS, INGRESS_REDIRECTS, MAPS, MapGeometry,
-    MapKind, SOCKET_TRACKER,
+    MapKind, OWN_MAPS, SOCKET_TRACKER,
 };
 
 use crate::{Error, bpf, hook::pin_over};
@@ -38,7 +38,7 @@ struct Map {
 impl Maps {
     /// New maps, which last as long as they are open.
     pub(crate) fn unpinned() -> Result<Self, Error> {
-        MAPS.iter().map(create).collect::<io::Result<_>>().map(Self).map_err(Error::Maps)
+        all().map(create).collect::<io::Result<_>>().map(Self).map_err(Error::Maps)
     }
 
     /// The maps that are pinned in a directory, and new ones in place of those
@@ -59,7 +59,7 @@ impl Maps {
             }
             create(geometry).map_err(Error::Maps)
         };
-        MAPS.iter().map(open).collect::<Result<_, _>>().map(Self)
+        all().map(open).collect::<Result<_, _>>().map(Self)
     }
 
     /// Whether all of them were pinned when they were opened.
@@ -165,6 +165,10 @@ impl Map {
         }
         Ok(())
     }
+}
+
+fn all() -> impl Iterator<Item = &'static MapGeometry> {
+    MAPS.iter().chain(&OWN_MAPS)
 }
 
 fn create(geometry: &MapGeometry) -> io::Result<Map> {

@@ -1,97 +1,15 @@
 //! Single packets through the programs by `BPF_PROG_TEST_RUN`.
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 
 use std::net::IpAddr;
 
-use aya::{
-    Ebpf, EbpfLoader, Pod,
-    maps::{HashMap, MapData},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
-};
 use common::{
     can_run,
-    packet::{ACK, RST, Tcp, tcp_checksum},
+    packet::{ACK, FIN, PSH, RST, SYN, Tcp, tcp_checksum},
+    redirector::{APP, CLIENT_PORT, PROXY, Redirector, address, requests},
 };
-use zeropod_ebpf_loader::REDIRECTOR;
-use zeropod_redirector_abi::{EGRESS_PROGRAM, INGRESS_PROGRAM, comm_name};
-
-const CLIENT: (&str, &str) = ("192.0.2.7", "2001:db8::7");
-const POD: (&str, &str) = ("192.0.2.80", "2001:db8::80");
-const CLIENT_PORT: u16 = 40000;
-const APP: u16 = 80;
-const PROXY: u16 = 35001;
-/// `TC_ACT_UNSPEC`, which is `TCX_NEXT` too.
-const NEXT: u32 = u32::MAX;
-
-/// The programs, loaded by aya, on maps of their own.
-struct Redirector(Ebpf);
-
-impl Redirector {
-    fn new(probe_binary_name: &str, ignore_localhost: bool) -> Self {
-        let (name, ignore) = (comm_name(probe_binary_name), u8::from(ignore_localhost));
-        let mut loader = EbpfLoader::new();
-        loader.btf(None);
-        loader.override_global("probe_binary_name", &name, true);
-        loader.override_global("tracker_ignore_localhost", &ignore, true);
-        let mut object = loader.load(REDIRECTOR).unwrap();
-        for (_, program) in object.programs_mut() {
-            let program: &mut SchedClassifier = program.try_into().unwrap();
-            program.load().unwrap();
-        }
-        Self(object)
-    }
-
-    /// As a shim sets it up for a container that is scaled down.
-    fn scaled_down() -> Self {
-        let mut redirector = Self::new("nobody", true);
-        redirector.map("socket_tracker").insert(APP, 0_u64, 0).unwrap();
-        redirector.map("ingress_redirects").insert(APP, PROXY, 0).unwrap();
-        redirector.map("egress_redirects").insert(PROXY, APP, 0).unwrap();
-        redirector
-    }
-
-    fn map<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
-        self.0.map_mut(name).unwrap().try_into().unwrap()
-    }
-
-    fn activity(&mut self) -> u64 {
-        self.map::<u16, u64>("socket_tracker").get(&APP, 0).unwrap()
-    }
-
-    /// What a program makes of a packet.
-    fn run(&mut self, program: &str, packet: &[u8]) -> Vec<u8> {
-        let program: &mut SchedClassifier =
-            self.0.program_mut(program).unwrap().try_into().unwrap();
-        let mut out = vec![0; packet.len() + 64];
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(packet);
-        options.data_out = Some(&mut out);
-        let result = program.test_run(options).unwrap();
-        assert_eq!(result.return_value, NEXT, "B10");
-        out.truncate(usize::try_from(result.data_size_out).unwrap());
-        out
-    }
-
-    fn ingress(&mut self, packet: &Tcp) -> Vec<u8> {
-        self.run(INGRESS_PROGRAM, &packet.bytes())
-    }
-
-    fn egress(&mut self, packet: &Tcp) -> Vec<u8> {
-        self.run(EGRESS_PROGRAM, &packet.bytes())
-    }
-}
-
-fn address(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-/// A SYN of the client, of either version of IP.
-fn requests() -> [Tcp; 2] {
-    [(CLIENT.0, POD.0), (CLIENT.1, POD.1)]
-        .map(|(client, pod)| Tcp::syn((address(client), CLIENT_PORT), (address(pod), APP)))
-}
+use zeropod_redirector_abi::INGRESS_PROGRAM;
 
 #[test]
 fn a_request_to_a_scaled_down_port_goes_to_the_proxy_b2() {
@@ -240,5 +158,50 @@ fn localhost_is_activity_only_if_asked_for() {
             redirector.ingress(&request);
             assert_eq!(redirector.activity() == 0, ignored, "{localhost}");
         }
+    }
+}
+
+#[test]
+fn a_reset_or_an_acknowledgement_without_a_socket_is_no_activity() {
+    if !can_run(&[]) {
+        return;
+    }
+    for request in requests() {
+        for running in [false, true] {
+            for (flags, payload, is_activity) in [
+                (SYN, "", true),
+                (ACK, "data", true),
+                (ACK | PSH | FIN, "data", true),
+                (ACK, "", false),
+                (ACK | FIN, "", false),
+                (RST, "", false),
+                (RST | ACK, "", false),
+                (RST, "why", false),
+            ] {
+                let mut redirector = Redirector::scaled_down();
+                if running {
+                    redirector.map("disable_redirect").insert(APP, 1_u8, 0).unwrap();
+                }
+                let packet = Tcp { flags, payload: payload.into(), ..request.clone() };
+                let to = if running { APP } else { PROXY };
+                let out = redirector.ingress(&packet);
+                assert_eq!(out, packet.ports(CLIENT_PORT, to).bytes(), "{flags:#x} {payload}");
+                assert_eq!(redirector.activity() != 0, is_activity, "{flags:#x} {payload}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_proxy_of_before_is_not_taken_for_the_one_of_now_b18() {
+    if !can_run(&[]) {
+        return;
+    }
+    for request in requests() {
+        let mut redirector = Redirector::scaled_down();
+        redirector.map("egress_redirects").insert(PROXY + 1, APP, 0).unwrap();
+        let answer = |port| Tcp::syn((request.destination, port), (request.source, CLIENT_PORT));
+        assert_eq!(redirector.egress(&answer(PROXY)), answer(APP).bytes());
+        assert_eq!(redirector.egress(&answer(PROXY + 1)), answer(PROXY + 1).bytes());
     }
 }

@@ -66,7 +66,7 @@ pub const KUBELET_ADDRS_V4: MapGeometry = map("kubelet_addrs_v4", MapKind::LruHa
 /// The kubelet's IPv6 address (16 bytes) at key 0 (u8).
 pub const KUBELET_ADDRS_V6: MapGeometry = map("kubelet_addrs_v6", MapKind::LruHash, (1, 16), 1);
 
-/// Every map of a sandbox.
+/// Every map that the programs of a sandbox share with its shim.
 pub const MAPS: [MapGeometry; 7] = [
     INGRESS_REDIRECTS,
     EGRESS_REDIRECTS,
@@ -76,6 +76,14 @@ pub const MAPS: [MapGeometry; 7] = [
     KUBELET_ADDRS_V4,
     KUBELET_ADDRS_V6,
 ];
+
+/// Client ports (u16) whose connections were sent to the proxy not long ago;
+/// the value (u8) means nothing. Of no interest to the shim: it spares the
+/// ingress program a look at the sockets for all other packets.
+pub const PROXIED_CLIENTS: MapGeometry = map("proxied_clients", MapKind::LruHash, (2, 1), 512);
+
+/// Maps that only the programs use.
+pub const OWN_MAPS: [MapGeometry; 1] = [PROXIED_CLIENTS];
 
 /// Name of the program for packets towards the pod.
 pub const INGRESS_PROGRAM: &str = "tc_redirect_ingress";

@@ -24,6 +24,10 @@ pub(crate) static DISABLE_REDIRECT: LruHashMap<u16, u8, 128> = LruHashMap::new()
 #[btf_map(name = "active_connections")]
 pub(crate) static ACTIVE_CONNECTIONS: LruHashMap<u16, u8, 512> = LruHashMap::new();
 
+/// Client ports of the connections that were sent to the proxy not long ago.
+#[btf_map(name = "proxied_clients")]
+pub(crate) static PROXIED_CLIENTS: LruHashMap<u16, u8, 512> = LruHashMap::new();
+
 /// Last activity of an application port, in nanoseconds of `CLOCK_MONOTONIC`.
 #[btf_map(name = "socket_tracker")]
 pub(crate) static SOCKET_TRACKER: HashMap<u16, u64, 128> = HashMap::new();

@@ -30,6 +30,41 @@ pub struct Segment {
     pub source: u16,
     /// Destination port, host byte order.
     pub destination: u16,
+    /// Bytes of the segment, with its header; at least 64 KiB where the packet
+    /// does not tell.
+    pub length: u32,
+    /// Bytes 12 and 13 of the header: its length and its flags.
+    pub offset_and_flags: [u8; 2],
+}
+
+impl Segment {
+    /// What it is for.
+    #[inline(always)]
+    pub fn purpose(&self) -> Purpose {
+        let [offset, flags] = self.offset_and_flags;
+        if flags & RST != 0 {
+            Purpose::Reset
+        } else if flags & SYN != 0 {
+            Purpose::Open
+        } else if self.length > u32::from(offset >> 4) * 4 {
+            Purpose::Data
+        } else {
+            Purpose::Control
+        }
+    }
+}
+
+/// What a segment is for, as far as it can be told from the segment alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It opens a connection.
+    Open,
+    /// It carries data.
+    Data,
+    /// It acknowledges or closes: of meaning to a connection that exists.
+    Control,
+    /// It ends a connection, or answers one that does not exist.
+    Reset,
 }
 
 /// Version of the Internet protocol.
@@ -68,6 +103,8 @@ const ETHERTYPE_AT: u32 = 12;
 const IPV4_HEADER: u32 = 20;
 const IPV6_HEADER: u32 = 40;
 const TCP_HEADER: u32 = 20;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -81,6 +118,8 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// Stands for the length of a segment whose packet does not tell.
+const BIG: u32 = 1 << 16;
 /// VLAN tags of a packet that are looked behind (IEEE 802.1ad stacks two).
 const MAX_TAGS: u32 = 2;
 /// Extension headers of an IPv6 packet that are looked behind. RFC 8200
@@ -112,7 +151,8 @@ fn plain_ipv4<P: Packet + ?Sized>(packet: &P) -> Plain {
     if header[0] != 0x45 || !whole || u32::from(length) < IPV4_HEADER + TCP_HEADER {
         return Plain::Unclear;
     }
-    tcp(packet, IpVersion::V4, ETHERNET_HEADER, ETHERNET_HEADER + IPV4_HEADER)
+    let length = u32::from(length) - IPV4_HEADER;
+    tcp(packet, IpVersion::V4, ETHERNET_HEADER, ETHERNET_HEADER + IPV4_HEADER, length)
         .map_or(Plain::Unclear, Plain::Tcp)
 }
 
@@ -123,7 +163,7 @@ fn plain_ipv6<P: Packet + ?Sized>(packet: &P) -> Plain {
     if header[0] >> 4 != 6 || header[6] != TCP || u32::from(length) < TCP_HEADER {
         return Plain::Unclear;
     }
-    tcp(packet, IpVersion::V6, ETHERNET_HEADER, ETHERNET_HEADER + IPV6_HEADER)
+    tcp(packet, IpVersion::V6, ETHERNET_HEADER, ETHERNET_HEADER + IPV6_HEADER, length.into())
         .map_or(Plain::Unclear, Plain::Tcp)
 }
 
@@ -159,7 +199,8 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, ip_at: u32) -> Option<Segment> {
     {
         return None;
     }
-    tcp(packet, IpVersion::V4, ip_at, ip_at + header_length)
+    let length = if length == 0 { BIG } else { length - header_length };
+    tcp(packet, IpVersion::V4, ip_at, ip_at + header_length, length)
 }
 
 #[inline(always)]
@@ -175,8 +216,12 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, ip_at: u32) -> Option<Segment> {
     let mut at = ip_at + IPV6_HEADER;
     for _ in 0..=MAX_EXTENSIONS {
         let extension = match next {
-            TCP if length != 0 && at + TCP_HEADER > ip_at + IPV6_HEADER + length => return None,
-            TCP => return tcp(packet, IpVersion::V6, ip_at, at),
+            TCP if length == 0 => return tcp(packet, IpVersion::V6, ip_at, at, BIG),
+            TCP => {
+                let length = (ip_at + IPV6_HEADER + length).checked_sub(at)?;
+                let whole = length >= TCP_HEADER;
+                return if whole { tcp(packet, IpVersion::V6, ip_at, at, length) } else { None };
+            }
             HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS => {
                 packet.bytes::<4>(at)?
             }
@@ -195,8 +240,15 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, ip_at: u32) -> Option<Segment> {
     None
 }
 
+/// `length` is that of the segment, at least that of a header.
 #[inline(always)]
-fn tcp<P: Packet + ?Sized>(packet: &P, ip: IpVersion, ip_at: u32, tcp_at: u32) -> Option<Segment> {
+fn tcp<P: Packet + ?Sized>(
+    packet: &P,
+    ip: IpVersion,
+    ip_at: u32,
+    tcp_at: u32,
+    length: u32,
+) -> Option<Segment> {
     let header = packet.bytes::<20>(tcp_at)?;
     Some(Segment {
         ip,
@@ -204,5 +256,7 @@ fn tcp<P: Packet + ?Sized>(packet: &P, ip: IpVersion, ip_at: u32, tcp_at: u32) -
         tcp_at,
         source: u16::from_be_bytes([header[0], header[1]]),
         destination: u16::from_be_bytes([header[2], header[3]]),
+        length,
+        offset_and_flags: [header[12], header[13]],
     })
 }

@@ -8,15 +8,14 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use zeropod_redirector_ebpf::packet::{
-    self, IPV4_SOURCE, IPV6_SOURCE, IpVersion, Packet, Plain, Segment, TCP_CHECKSUM,
-    TCP_DESTINATION, TCP_SOURCE,
+    self, IpVersion, Plain, Purpose, Segment, TCP_CHECKSUM, TCP_DESTINATION, TCP_SOURCE,
 };
 
 use crate::{
+    flow::{Flow, Ip, Ipv4, Ipv6, Socket},
     maps::{
         ACTIVE_CONNECTIONS, DISABLE_REDIRECT, EGRESS_REDIRECTS, INGRESS_REDIRECTS,
-        KUBELET_ADDRS_V4, KUBELET_ADDRS_V6, PROBE_BINARY_NAME, SOCKET_TRACKER,
-        TRACKER_IGNORE_LOCALHOST,
+        PROBE_BINARY_NAME, PROXIED_CLIENTS, SOCKET_TRACKER, TRACKER_IGNORE_LOCALHOST,
     },
     skb::{Copied, Linear},
 };
@@ -24,25 +23,27 @@ use crate::{
 /// Lets the programs of others run after ours: also `TCX_NEXT`.
 const NEXT: i32 = TC_ACT_UNSPEC;
 
+/// A tenth of the shortest time after which a container is scaled down, in
+/// nanoseconds.
+const SHORTLY: u64 = 100_000_000;
+
 /// Packets towards the pod: notes activity, and sends connections of a port
 /// whose process is gone to the proxy.
 #[classifier]
 pub(crate) fn tc_redirect_ingress(ctx: TcContext) -> i32 {
     let Some(segment) = segment(&ctx) else { return NEXT };
-    let proxy = INGRESS_REDIRECTS.get_ptr(segment.destination);
-    if let Some(last_activity) = SOCKET_TRACKER.get_ptr_mut(segment.destination)
-        && is_activity(&ctx, &segment)
-    {
-        // SAFETY: a pointer that the lookup gave; an aligned 8-byte store is
-        // not torn, and of two concurrent ones either will do.
-        unsafe { last_activity.write(bpf_ktime_get_ns()) };
-    }
-    if let Some(proxy) = proxy
-        && !goes_to_the_process(&segment)
-    {
+    let registered = Registered {
         // SAFETY: a pointer that the lookup gave.
-        let proxy = unsafe { *proxy };
-        rewrite(&ctx, &segment, TCP_DESTINATION, segment.destination, proxy);
+        proxy: INGRESS_REDIRECTS.get_ptr(segment.destination).map_or(0, |proxy| unsafe { *proxy }),
+        last_activity: SOCKET_TRACKER.get_ptr_mut(segment.destination),
+    };
+    // Before anything else: most ports are nobody's.
+    if registered.proxy == 0 && registered.last_activity.is_none() {
+        return NEXT;
+    }
+    match segment.ip {
+        IpVersion::V4 => to_registered_port::<Ipv4, 4>(&ctx, &segment, &registered),
+        IpVersion::V6 => to_registered_port::<Ipv6, 16>(&ctx, &segment, &registered),
     }
     NEXT
 }
@@ -51,13 +52,19 @@ pub(crate) fn tc_redirect_ingress(ctx: TcContext) -> i32 {
 /// connected to.
 #[classifier]
 pub(crate) fn tc_redirect_egress(ctx: TcContext) -> i32 {
-    if let Some(segment) = segment(&ctx)
-        && let Some(application) = EGRESS_REDIRECTS.get_ptr(segment.source)
-    {
-        // SAFETY: a pointer that the lookup gave.
-        let application = unsafe { *application };
-        rewrite(&ctx, &segment, TCP_SOURCE, segment.source, application);
+    let Some(segment) = segment(&ctx) else { return NEXT };
+    let Some(application) = EGRESS_REDIRECTS.get_ptr(segment.source) else { return NEXT };
+    // SAFETY: a pointer that the lookup gave.
+    let application = unsafe { *application };
+    // Entries of proxies that are gone stay. If the port has another proxy by
+    // now, this is somebody else's packet.
+    if let Some(proxy) = INGRESS_REDIRECTS.get_ptr(application) {
+        // SAFETY: as above.
+        if unsafe { *proxy } != segment.source {
+            return NEXT;
+        }
     }
+    rewrite(&ctx, &segment, TCP_SOURCE, segment.source, application);
     NEXT
 }
 
@@ -70,51 +77,102 @@ fn segment(ctx: &TcContext) -> Option<Segment> {
     }
 }
 
-/// The process runs, and this is not a connection that the proxy still serves.
-#[inline(always)]
-fn goes_to_the_process(segment: &Segment) -> bool {
-    DISABLE_REDIRECT.get_ptr(segment.destination).is_some()
-        && ACTIVE_CONNECTIONS.get_ptr(segment.source).is_none()
+/// What is registered for a port.
+struct Registered {
+    /// Port of the proxy; 0 if there is none.
+    proxy: u16,
+    last_activity: Option<*mut u64>,
 }
 
-/// Whether the segment keeps the process awake: the kubelet's probes do not,
-/// nor does what a pod sends to itself.
 #[inline(always)]
-fn is_activity(ctx: &TcContext, segment: &Segment) -> bool {
-    match segment.ip {
-        IpVersion::V4 => {
-            let Some(source) = Copied(ctx).bytes::<4>(segment.ip_at + IPV4_SOURCE) else {
-                return true;
-            };
-            if let Some(kubelet) = KUBELET_ADDRS_V4.get_ptr(0) {
-                // SAFETY: a pointer that the lookup gave.
-                if unsafe { *kubelet } == source {
-                    return false;
-                }
-            } else if is_kubelet_current() {
+fn to_registered_port<V: Ip<N>, const N: usize>(
+    ctx: &TcContext,
+    segment: &Segment,
+    registered: &Registered,
+) {
+    let Some(flow) = Flow::<N>::of(ctx, segment, V::SOURCE_AT) else { return };
+    let mut socket = Socket::Unknown;
+    let mut to = segment.destination;
+    let proxy = registered.proxy;
+    if proxy != 0 {
+        if DISABLE_REDIRECT.get_ptr(segment.destination).is_none()
+            || ACTIVE_CONNECTIONS.get_ptr(segment.source).is_some()
+        {
+            to = proxy;
+            if matches!(segment.purpose(), Purpose::Open)
+                && PROXIED_CLIENTS.get_ptr(segment.source).is_none()
+            {
                 // Cannot fail: a full LRU map makes room.
-                let _cannot_fail = KUBELET_ADDRS_V4.insert(0, source, 0);
-                return false;
+                let _cannot_fail = PROXIED_CLIENTS.insert(segment.source, 1, 0);
             }
-            !(source == [127, 0, 0, 1] && ignores_localhost())
-        }
-        IpVersion::V6 => {
-            let Some(source) = Copied(ctx).bytes::<16>(segment.ip_at + IPV6_SOURCE) else {
-                return true;
-            };
-            if let Some(kubelet) = KUBELET_ADDRS_V6.get_ptr(0) {
-                // SAFETY: a pointer that the lookup gave.
-                if unsafe { *kubelet } == source {
-                    return false;
+        } else if !matches!(segment.purpose(), Purpose::Open)
+            && PROXIED_CLIENTS.get_ptr(segment.source).is_some()
+        {
+            // The process runs. A connection that the proxy still serves may
+            // have lost its entry: late segments of one that was closed, or
+            // another client with the same port was served before (B17).
+            socket = flow.socket(ctx, to);
+            if matches!(socket, Socket::None) {
+                let at_proxy = flow.socket(ctx, proxy);
+                if !matches!(at_proxy, Socket::None) {
+                    socket = at_proxy;
+                    to = proxy;
                 }
-            } else if is_kubelet_current() {
-                // As for IPv4.
-                let _cannot_fail = KUBELET_ADDRS_V6.insert(0, source, 0);
-                return false;
             }
-            !(source == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] && ignores_localhost())
         }
     }
+    if let Some(last_activity) = registered.last_activity {
+        note_activity::<V, N>(ctx, segment, &flow, last_activity, |flow| match socket {
+            Socket::Unknown => flow.socket(ctx, to),
+            known => known,
+        });
+    }
+    if to != segment.destination {
+        rewrite(ctx, segment, TCP_DESTINATION, segment.destination, to);
+    }
+}
+
+/// Notes that the segment keeps the process awake, unless it does not. The
+/// kubelet's probes do not, nor does what a pod sends to itself. Neither does
+/// a reset, nor a segment that is of meaning to no connection, such as a FIN
+/// that is repeated after the proxy closed its side: each would count as long
+/// as it is answered by a reset.
+#[inline(always)]
+fn note_activity<V: Ip<N>, const N: usize>(
+    ctx: &TcContext,
+    segment: &Segment,
+    flow: &Flow<N>,
+    last_activity: *mut u64,
+    socket: impl Fn(&Flow<N>) -> Socket,
+) {
+    let purpose = segment.purpose();
+    if matches!(purpose, Purpose::Reset) {
+        return;
+    }
+    if let Some(kubelet) = V::kubelet() {
+        // SAFETY: a pointer that the lookup gave.
+        if unsafe { *kubelet } == flow.source {
+            return;
+        }
+    } else if is_kubelet_current() {
+        V::learn_kubelet(&flow.source);
+        return;
+    }
+    if flow.source == V::LOCALHOST && ignores_localhost() {
+        return;
+    }
+    // SAFETY: always possible.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if matches!(purpose, Purpose::Control) {
+        // SAFETY: a pointer that the lookup gave; aligned, so not torn.
+        let last = unsafe { last_activity.read_volatile() };
+        // Streams of acknowledgements do not pay for the look at the socket.
+        if now - last < SHORTLY || !matches!(socket(flow), Socket::Open) {
+            return;
+        }
+    }
+    // SAFETY: as above; of two concurrent stores either will do.
+    unsafe { last_activity.write_volatile(now) };
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! Which packets hold a TCP header, and where.
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use zeropod_redirector_ebpf::packet::{IpVersion, Packet, Plain, Segment, any, plain};
+use zeropod_redirector_ebpf::packet::{IpVersion, Packet, Plain, Purpose, Segment, any, plain};
 
 const PORTS: [u8; 4] = [0x9c, 0x40, 0, 80];
 
@@ -15,7 +15,7 @@ fn packet(tags: &[u16], ethertype: u16, ip: &[u8]) -> Vec<u8> {
     packet.extend(ethertype.to_be_bytes());
     packet.extend(ip);
     packet.extend(PORTS);
-    packet.extend([0; 16]);
+    packet.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 0, 0, 0, 0, 0]);
     packet
 }
 
@@ -45,7 +45,8 @@ fn extension(next: u8) -> [u8; 8] {
 }
 
 fn segment(ip: IpVersion, ip_at: u32, tcp_at: u32) -> Segment {
-    Segment { ip, ip_at, tcp_at, source: 40000, destination: 80 }
+    let offset_and_flags = [0x50, 0x10];
+    Segment { ip, ip_at, tcp_at, source: 40000, destination: 80, length: 20, offset_and_flags }
 }
 
 #[test]
@@ -155,12 +156,49 @@ fn a_cut_packet_is_never_read_past_its_end() {
 
 #[test]
 fn packets_of_more_than_64_kib_say_nothing_of_their_length() {
+    let big = |segment| Some(Segment { length: 1 << 16, ..segment });
     let mut big4 = ipv4(0, 6, 0);
     big4[2..4].fill(0);
     let big4 = packet(&[], 0x0800, &big4);
-    assert_eq!(any(big4.as_slice()), Some(segment(IpVersion::V4, 14, 34)));
+    assert_eq!(any(big4.as_slice()), big(segment(IpVersion::V4, 14, 34)));
     let mut big6 = ipv6(0, &[&[6, 0, 0xc2, 4, 0, 1, 0x86, 0xa0]]);
     big6[4..6].fill(0);
     let big6 = packet(&[], 0x86dd, &big6);
-    assert_eq!(any(big6.as_slice()), Some(segment(IpVersion::V6, 14, 62)));
+    assert_eq!(any(big6.as_slice()), big(segment(IpVersion::V6, 14, 62)));
+}
+
+#[test]
+fn a_segment_tells_what_it_is_for() {
+    // Flags, words of the TCP header, bytes of the segment behind the 20.
+    for (flags, words, more, purpose) in [
+        (0x02, 5, 0, Purpose::Open),
+        (0x02, 10, 20, Purpose::Open),
+        (0x12, 5, 0, Purpose::Open),
+        (0x10, 5, 0, Purpose::Control),
+        (0x10, 8, 12, Purpose::Control),
+        (0x11, 5, 0, Purpose::Control),
+        (0x10, 5, 1, Purpose::Data),
+        (0x18, 8, 13, Purpose::Data),
+        (0x19, 5, 100, Purpose::Data),
+        (0x04, 5, 0, Purpose::Reset),
+        (0x14, 5, 10, Purpose::Reset),
+    ] {
+        for ip in [ipv4(0, 6, 0), ipv6(6, &[]), ipv4(4, 6, 0), ipv6(0, &[&extension(6)])] {
+            let (ethertype, length_at) = if ip[0] >> 4 == 4 { (0x0800, 3) } else { (0x86dd, 5) };
+            let mut ip = ip;
+            ip[length_at] += more;
+            let mut packet = packet(&[], ethertype, &ip);
+            let tcp_at = packet.len() - 20;
+            packet[tcp_at + 12] = words << 4;
+            packet[tcp_at + 13] = flags;
+            packet.extend(vec![0; more.into()]);
+            // Padding of short frames is no data.
+            packet.extend([0; 6]);
+            let found = any(packet.as_slice()).unwrap();
+            assert_eq!(found.purpose(), purpose, "{flags:#x} {words} {more} {ethertype:#x}");
+            if let Plain::Tcp(plain) = plain(packet.as_slice()) {
+                assert_eq!(plain, found);
+            }
+        }
+    }
 }

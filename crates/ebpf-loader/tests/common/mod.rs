@@ -5,6 +5,7 @@
 pub(crate) mod manager;
 pub(crate) mod node;
 pub(crate) mod packet;
+pub(crate) mod redirector;
 pub(crate) mod shim;
 
 use std::{
