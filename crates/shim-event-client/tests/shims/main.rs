@@ -3,5 +3,6 @@
 mod common;
 mod faults;
 mod follow;
+mod go_peer;
 mod resync;
 mod subscribers;
