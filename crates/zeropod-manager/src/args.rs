@@ -1,10 +1,12 @@
 //! The command line: every flag of the Go manager 0.12, in Go's style.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Parser;
 use zeropod_ebpf_loader::Mechanism;
 use zeropod_go_flags::duration;
+
+use crate::command::Command;
 
 /// The zeropod node daemon: loads the traffic redirectors of the node's
 /// sandboxes, and turns what its shims report into metrics, status labels,
@@ -15,9 +17,18 @@ use zeropod_go_flags::duration;
 #[expect(clippy::struct_excessive_bools, reason = "a flag each")]
 #[command(name = "zeropod-manager", disable_version_flag = true)]
 pub(crate) struct Args {
-    /// Address of the metrics endpoint.
-    #[arg(long, value_name = "ADDR", default_value = ":8080")]
-    pub(crate) metrics_addr: ListenAddr,
+    /// Address of the metrics and health endpoints; empty for none.
+    #[arg(long, value_name = "ADDR", value_parser = listen, default_value = ":8080")]
+    pub(crate) metrics_addr: Listen,
+
+    /// Address of the status page and its API, which have no password; empty
+    /// for none.
+    #[arg(long, value_name = "ADDR", value_parser = listen, default_value = STATUS_ADDR)]
+    pub(crate) status_addr: Listen,
+
+    /// Socket by which the subcommands change this process.
+    #[arg(long, value_name = "PATH", default_value = CONTROL_SOCKET)]
+    pub(crate) control_socket: PathBuf,
 
     /// Address of the node API for other nodes.
     #[arg(long, value_name = "ADDR", default_value = ":8090")]
@@ -65,7 +76,17 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     pub(crate) migrations: Migrations,
+
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
 }
+
+/// Where the status page is unless a flag says otherwise: loopback, since the
+/// pod network is not trusted.
+pub(crate) const STATUS_ADDR: &str = "127.0.0.1:8091";
+
+/// Where the control socket is unless a flag says otherwise.
+pub(crate) const CONTROL_SOCKET: &str = "/run/zeropod/manager.sock";
 
 /// Settings of the node API and of migrations.
 #[derive(Debug, clap::Args)]
@@ -103,6 +124,13 @@ fn mechanism(name: &str) -> Result<Mechanism, String> {
         .ok_or_else(|| "it is tcx or clsact".into())
 }
 
+/// An address to listen on, or none.
+pub(crate) type Listen = Option<ListenAddr>;
+
+fn listen(text: &str) -> Result<Listen, String> {
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
+}
+
 /// An address to listen on, `host:port`. Without a host, on every address of
 /// both families.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +151,16 @@ impl FromStr for ListenAddr {
             None => host,
         };
         Ok(Self { host: (!host.is_empty()).then(|| host.to_owned()), port })
+    }
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        match host.as_deref().unwrap_or_default() {
+            v6 if v6.contains(':') => write!(f, "[{v6}]:{port}"),
+            host => write!(f, "{host}:{port}"),
+        }
     }
 }
 
@@ -148,10 +186,46 @@ mod tests {
         )
         .unwrap();
         assert!(!args.debug && args.in_place_scaling && args.status_labels && args.status_events);
-        assert_eq!(args.metrics_addr, ListenAddr { host: None, port: 9000 });
+        assert_eq!(args.metrics_addr, Some(ListenAddr { host: None, port: 9000 }));
         assert_eq!(args.probe_binary_name, "k3s");
         assert!(!args.tracker_ignore_localhost && !args.migrations.auto_gc_migrations);
         assert_eq!(args.migrations.pages_transfer_timeout, Duration::from_secs(90));
+    }
+
+    #[test]
+    fn the_page_is_on_loopback_and_either_server_can_be_off() {
+        let args = parse("").unwrap();
+        assert_eq!(
+            args.status_addr,
+            Some(ListenAddr { host: Some("127.0.0.1".into()), port: 8091 })
+        );
+        let args = parse("-metrics-addr= -status-addr=").unwrap();
+        assert_eq!((args.metrics_addr, args.status_addr), (None, None));
+    }
+
+    #[test]
+    fn subcommands_have_flags_of_their_own() {
+        for (args, expected) in [
+            ("status", "Some(Status { output: Table, watch: false, addr: 127.0.0.1:8091 })"),
+            (
+                "-debug status -o wide --watch -addr=[::1]:80",
+                "Some(Status { output: Wide, watch: true, addr: [::1]:80 })",
+            ),
+            (
+                "status -output=json",
+                "Some(Status { output: Json, watch: false, addr: 127.0.0.1:8091 })",
+            ),
+            (
+                "log-level debug",
+                "Some(LogLevel { level: Some(Debug), socket: \"/run/zeropod/manager.sock\" })",
+            ),
+            ("log-level -socket /s", "Some(LogLevel { level: None, socket: \"/s\" })"),
+        ] {
+            assert_eq!(format!("{:?}", parse(args).unwrap().command), expected, "{args}");
+        }
+        for args in ["no-such-command", "status -o yaml", "log-level loud", "status x"] {
+            parse(args).unwrap_err();
+        }
     }
 
     #[test]
@@ -177,6 +251,7 @@ mod tests {
             ("localhost:1", Some("localhost"), 1),
         ] {
             let addr = ListenAddr { host: host.map(str::to_owned), port };
+            assert_eq!(addr.to_string(), text);
             assert_eq!(text.parse(), Ok(addr), "{text}");
         }
     }

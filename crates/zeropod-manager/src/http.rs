@@ -1,23 +1,23 @@
-//! The metrics endpoint.
+//! Where the HTTP servers listen, and what the public one answers.
 
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
 };
 
 use axum::{
     Router,
-    extract::State,
     http::{
         HeaderMap, HeaderValue,
         header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE},
     },
-    response::IntoResponse,
-    routing,
+    response::{IntoResponse as _, Response},
 };
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tracing::trace;
 use zeropod_metrics_aggregator::Aggregator;
+use zeropod_status_api::{Board, Liveness, Public, public};
 
 use crate::args::ListenAddr;
 
@@ -37,20 +37,18 @@ pub(crate) async fn listen(addr: &ListenAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// Serves `GET /metrics` from what the aggregator knows.
-///
-/// # Errors
-/// When the listener fails for good.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    aggregator: Aggregator,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
-    let router = Router::new().route("/metrics", routing::get(metrics)).with_state(aggregator);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+/// What the pod network may ask. Metrics are answered from what the aggregator
+/// knows.
+pub(crate) fn routes(aggregator: Aggregator, board: Board, liveness: Liveness) -> Router {
+    public(Public {
+        liveness,
+        board,
+        metrics: Arc::new(move |request| metrics(&aggregator, request)),
+        probed: Arc::new(|peer, program| trace!(%peer, program, "Probed")),
+    })
 }
 
-async fn metrics(State(aggregator): State<Aggregator>, request: HeaderMap) -> impl IntoResponse {
+fn metrics(aggregator: &Aggregator, request: &HeaderMap) -> Response {
     let header = |name| request.get(name).and_then(|value| value.to_str().ok());
     let page = aggregator.respond(header(ACCEPT), header(ACCEPT_ENCODING));
     let mut headers = HeaderMap::new();
@@ -58,5 +56,5 @@ async fn metrics(State(aggregator): State<Aggregator>, request: HeaderMap) -> im
     if let Some(encoding) = page.content_encoding {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
     }
-    (headers, page.body)
+    (headers, page.body).into_response()
 }

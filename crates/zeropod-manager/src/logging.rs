@@ -5,15 +5,18 @@
 use std::{
     fmt,
     io::{self, IsTerminal as _},
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use clap::ValueEnum;
 use serde_json::{Map, Value};
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
-    Layer as _,
+    Layer as _, Registry,
     filter::Targets,
     fmt::{
         FmtContext, FormatEvent, FormatFields,
@@ -21,15 +24,13 @@ use tracing_subscriber::{
     },
     layer::SubscriberExt as _,
     registry::LookupSpan,
+    reload,
     util::SubscriberInitExt as _,
 };
 
-/// Sets up the logs of this process. Other crates log warnings only, unless
-/// `debug`.
-pub(crate) fn init(debug: bool) {
-    let (own, others) =
-        if debug { (Level::DEBUG, Level::INFO) } else { (Level::INFO, Level::WARN) };
-    let filter = Targets::new().with_default(others).with_target("zeropod", own);
+/// Sets up the logs of this process.
+pub(crate) fn init(level: LogLevel) -> Logs {
+    let (filter, handle) = reload::Layer::new(targets(level));
     let format = tracing_subscriber::fmt::layer().with_span_events(FmtSpan::NONE);
     let layer = if io::stdout().is_terminal() {
         format.compact().with_target(false).boxed()
@@ -38,6 +39,76 @@ pub(crate) fn init(debug: bool) {
     };
     // Fails only when a subscriber is set already, which then is as good.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    Logs { handle, level: Arc::new(Mutex::new(level)) }
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    /// What failed for good.
+    Error,
+    /// And what is wrong.
+    Warn,
+    /// And what happened.
+    Info,
+    /// And how; of other crates what happened.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The logs, to change them while the process runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Logs {
+    handle: reload::Handle<Targets, Registry>,
+    level: Arc<Mutex<LogLevel>>,
+}
+
+impl Logs {
+    /// How much is logged now.
+    pub(crate) fn level(&self) -> LogLevel {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs more or less from now on.
+    pub(crate) fn set(&self, level: LogLevel) {
+        // Fails only when there is no subscriber any more.
+        if self.handle.reload(targets(level)).is_ok() {
+            *self.level.lock().unwrap_or_else(PoisonError::into_inner) = level;
+        }
+    }
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        })
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        <Self as ValueEnum>::from_str(text, false)
+    }
+}
+
+/// Other crates log less: what they do is seldom the question.
+fn targets(level: LogLevel) -> Targets {
+    let (own, others) = match level {
+        LogLevel::Error => (Level::ERROR, Level::ERROR),
+        LogLevel::Warn => (Level::WARN, Level::WARN),
+        LogLevel::Info => (Level::INFO, Level::WARN),
+        LogLevel::Debug => (Level::DEBUG, Level::INFO),
+        LogLevel::Trace => (Level::TRACE, Level::DEBUG),
+    };
+    Targets::new().with_default(others).with_target("zeropod", own)
 }
 
 struct Json;

@@ -2,18 +2,22 @@
 //! that do the work.
 
 mod args;
+mod command;
+mod control;
 mod http;
 mod kubernetes;
 mod logging;
 mod run;
+mod status;
 
 use std::{env, error::Error, process::ExitCode};
 
 use args::Args;
+use logging::LogLevel;
 use tracing::error;
 
 fn main() -> ExitCode {
-    let args: Args = match zeropod_go_flags::parse(env::args_os()) {
+    let mut args: Args = match zeropod_go_flags::parse(env::args_os()) {
         Ok(args) => args,
         Err(error) => return zeropod_go_flags::report(&error),
     };
@@ -21,7 +25,7 @@ fn main() -> ExitCode {
         print_version();
         return ExitCode::SUCCESS;
     }
-    logging::init(args.debug);
+    let command = args.command.take();
     // Two workers, whatever the node's size: the default of one a core costs a
     // node with 200 cores hundreds of threads for a daemon that mostly waits.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -29,9 +33,13 @@ fn main() -> ExitCode {
         .max_blocking_threads(4)
         .enable_all()
         .build();
-    let done = match runtime {
-        Ok(runtime) => runtime.block_on(run::run(args)),
-        Err(error) => Err(run::RunError::Runtime(error)),
+    let done = match (runtime, command) {
+        (Err(error), _) => Err(run::RunError::Runtime(error)),
+        (Ok(runtime), Some(command)) => return runtime.block_on(command::run(command)),
+        (Ok(runtime), None) => {
+            let level = if args.debug { LogLevel::Debug } else { LogLevel::Info };
+            runtime.block_on(run::run(args, logging::init(level)))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,9 +1,8 @@
 //! Starts every part of the manager, connects them, and stops them together.
 
-use std::{env, io, time::Duration};
+use std::{env, error::Error, fs, io, time::Duration};
 
-use thiserror::Error;
-use tokio::{signal::unix::SignalKind, task::JoinSet, time::timeout};
+use tokio::{net::TcpListener, signal::unix::SignalKind, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use zeropod_ebpf_loader::Redirectors;
@@ -11,15 +10,19 @@ use zeropod_k8s_status_writer::{Features, StatusWriter};
 use zeropod_metrics_aggregator::Aggregator;
 use zeropod_shim_api::names;
 use zeropod_shim_event_client::ShimEvents;
+use zeropod_status_api::{Limits, Liveness, local, serve};
 
 use crate::{
-    args::{Args, ListenAddr, Migrations},
+    args::{Args, Listen, ListenAddr, Migrations},
+    control::Control,
     http,
     kubernetes::{self, KubernetesError},
+    logging::Logs,
+    status,
 };
 
 /// Why the manager cannot go on.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     /// The async runtime cannot start.
     #[error("cannot start the async runtime")]
@@ -27,10 +30,11 @@ pub(crate) enum RunError {
     /// A signal handler cannot be set up.
     #[error("cannot handle signals")]
     Signal(#[source] io::Error),
-    /// The metrics endpoint has no place to listen.
-    #[error("cannot listen on -metrics-addr port {port}")]
+    /// A server has no place to listen.
+    #[error("cannot listen on {flag} {addr}")]
     Listen {
-        port: u16,
+        flag: &'static str,
+        addr: ListenAddr,
         #[source]
         source: io::Error,
     },
@@ -48,6 +52,9 @@ pub(crate) enum RunError {
     Ended(&'static str),
 }
 
+/// How long a part may hold up its thread before it counts as stuck.
+const STUCK: Duration = Duration::from_secs(30);
+
 /// How long the parts may take to stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -55,9 +62,11 @@ const GRACE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When a part cannot start, or ends before its time.
-pub(crate) async fn run(args: Args) -> Result<(), RunError> {
+pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
     let Args {
         metrics_addr,
+        status_addr,
+        control_socket,
         node_server_addr,
         debug: _,   // main set up the logs
         version: _, // main answered it
@@ -69,6 +78,7 @@ pub(crate) async fn run(args: Args) -> Result<(), RunError> {
         tracker_ignore_localhost,
         attach_mechanism,
         migrations,
+        command: _, // main took it
     } = args;
     info!(
         version = zeropod_build_info::VERSION,
@@ -80,12 +90,14 @@ pub(crate) async fn run(args: Args) -> Result<(), RunError> {
 
     let aggregator = Aggregator::new();
     metrics::set_global_recorder(aggregator.recorder()).map_err(RunError::Recorder)?;
-    let listener = http::listen(&metrics_addr)
-        .await
-        .map_err(|source| RunError::Listen { port: metrics_addr.port, source })?;
+    let metrics_listener = listen("-metrics-addr", metrics_addr).await?;
+    let status_listener = listen("-status-addr", status_addr).await?;
+    let board = status::board(node_name(), aggregator.clone());
     say_node_api_is_not_served(&node_server_addr, &migrations);
 
-    let mut parts = Parts { tasks: JoinSet::new(), shutdown: shutdown.clone() };
+    let liveness = Liveness::new(STUCK);
+    let mut parts =
+        Parts { tasks: JoinSet::new(), liveness: liveness.clone(), shutdown: shutdown.clone() };
     let redirectors = Redirectors::new(zeropod_ebpf_loader::Config {
         maps_dir: names::MAPS_DIR.into(),
         host_proc: names::HOST_PROC.into(),
@@ -96,11 +108,26 @@ pub(crate) async fn run(args: Args) -> Result<(), RunError> {
         Some(mechanism) => redirectors.only(mechanism),
         None => redirectors,
     };
+    let show_redirectors = status::show(
+        board.clone(),
+        "redirectors",
+        redirectors.state(),
+        status::redirectors,
+        shutdown.clone(),
+    );
+    parts.start("redirectors' state", show_redirectors);
     parts.start("redirectors", redirectors.run(shutdown.clone()));
 
     let shims = ShimEvents::new(zeropod_shim_event_client::Config::default());
     let series = aggregator.clone();
-    shims.observe(move |update| series.apply(update));
+    let rows = board.clone();
+    shims.observe(move |update| {
+        series.apply(update);
+        rows.apply(update);
+    });
+    let show_shims =
+        status::show(board.clone(), "shims", shims.health(), status::shims, shutdown.clone());
+    parts.start("shims' state", show_shims);
     let features = Features { labels: status_labels, events: status_events, in_place_scaling };
     if features != Features::default() {
         // One provider for the whole process; a second one would make rustls
@@ -116,27 +143,41 @@ pub(crate) async fn run(args: Args) -> Result<(), RunError> {
                 ..zeropod_k8s_status_writer::Config::new(node_name)
             },
         );
+        let show_writer =
+            status::show(board.clone(), "writer", writer.state(), status::writer, shutdown.clone());
+        parts.start("status writer's state", show_writer);
         parts.start("status writer", writer.run(shims.subscribe().into_stream(), shutdown.clone()));
     }
     let stop = shutdown.clone();
     parts.start("shim events", async move { shims.run(stop).await });
-    let served = http::serve(listener, aggregator, shutdown.clone());
-    parts.start("metrics endpoint", async {
-        if let Err(error) = served.await {
-            warn!(%error, "The metrics endpoint failed");
-        }
-    });
+    if let Some(listener) = metrics_listener {
+        let routes = http::routes(aggregator, board.clone(), liveness);
+        let served = serve("metrics", listener, routes, Limits::default(), shutdown.clone());
+        parts.start("metrics server", served);
+    }
+    if let Some(listener) = status_listener {
+        let routes = local(board, shutdown.clone());
+        let served = serve("status", listener, routes, Limits::default(), shutdown.clone());
+        parts.start("status server", served);
+    }
+    match Control::listen(&control_socket) {
+        Ok(control) => parts.start("control socket", control.serve(logs, shutdown.clone())),
+        // A convenience: the node works without.
+        Err(error) => warn!(error = &error as &dyn Error, "The log level cannot be changed"),
+    }
     parts.finish().await
 }
 
 /// Everything that runs until shutdown.
 struct Parts {
     tasks: JoinSet<&'static str>,
+    liveness: Liveness,
     shutdown: CancellationToken,
 }
 
 impl Parts {
     fn start(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        let part = self.liveness.watch(name, part);
         self.tasks.spawn(async move {
             part.await;
             name
@@ -161,6 +202,21 @@ impl Parts {
         }
         Ok(())
     }
+}
+
+/// Listens, unless the flag is empty.
+async fn listen(flag: &'static str, addr: Listen) -> Result<Option<TcpListener>, RunError> {
+    let Some(addr) = addr else { return Ok(None) };
+    match http::listen(&addr).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(source) => Err(RunError::Listen { flag, addr, source }),
+    }
+}
+
+/// What to call the node on its page: outside of a pod by the machine's name.
+fn node_name() -> String {
+    let machine = || fs::read_to_string("/proc/sys/kernel/hostname");
+    env::var("NODE_NAME").or_else(|_| machine()).unwrap_or_default().trim().to_owned()
 }
 
 fn stop_on_signals(shutdown: &CancellationToken) -> Result<(), RunError> {

@@ -1,0 +1,170 @@
+//! The board behind the status page: who counts for it, and what of the parts'
+//! states is shown as wrong.
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use zeropod_ebpf_loader::{Attachment, Degraded as Redirection, State as Redirectors};
+use zeropod_k8s_status_writer::{Degraded as Writing, State as Writer};
+use zeropod_metrics_aggregator::Aggregator;
+use zeropod_shim_event_client::Health;
+use zeropod_status_api::{Board, Counts, api::Degraded};
+
+/// An empty board, on which the counts are those of the metrics.
+pub(crate) fn board(node: String, aggregator: Aggregator) -> Board {
+    let version = format!("zeropod-manager {}", zeropod_build_info::VERSION);
+    Board::new(node, version, move |container| {
+        // The aggregator hears of each container first.
+        let Some(totals) = aggregator.totals(container) else { return Counts::default() };
+        Counts {
+            wake_ups: totals.wake_ups,
+            checkpoint_failures: totals.checkpoint_errors,
+            restore_failures: totals.restore_errors,
+            scaled_down: totals.scaled_down,
+        }
+    })
+}
+
+/// Shows on the board what is wrong with a part, until `shutdown`.
+pub(crate) async fn show<S>(
+    board: Board,
+    part: &'static str,
+    mut state: watch::Receiver<S>,
+    wrong: fn(&S) -> Vec<Degraded>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let wrong = wrong(&state.borrow_and_update());
+        board.set_degraded(part, wrong);
+        match shutdown.run_until_cancelled(state.changed()).await {
+            Some(Ok(())) => {}
+            // The part ended, which the manager notices elsewhere.
+            Some(Err(_)) => return shutdown.cancelled().await,
+            None => return,
+        }
+    }
+}
+
+/// Without its directory no shim is found: the node is then of no use.
+pub(crate) fn shims(health: &Health) -> Vec<Degraded> {
+    let degraded = health.degraded().into_iter();
+    degraded
+        .map(|wrong| Degraded {
+            name: wrong.name.into(),
+            detail: wrong.detail,
+            unready: wrong.name == "shim-directory",
+        })
+        .collect()
+}
+
+/// Without pins no sandbox is woken up: the node is then of no use. One
+/// sandbox is one sandbox.
+pub(crate) fn redirectors(state: &Redirectors) -> Vec<Degraded> {
+    let all = state.degraded.iter().map(|wrong| {
+        let (detail, unready) = match wrong {
+            Redirection::BpffsMissing => {
+                ("the directory of the pins is on no BPF file system: wake-up is off", true)
+            }
+            Redirection::BpffsNotWritable => (
+                "the BPF file system cannot be written, by its mount or a security module: \
+                 wake-up is off",
+                true,
+            ),
+            Redirection::MapsDirUnusable => {
+                ("the directory of the pins cannot be made or read: wake-up is off", true)
+            }
+            Redirection::NoNotice => (
+                "the kernel gives no notice (fs.inotify.max_user_instances): new sandboxes are \
+                 found late",
+                false,
+            ),
+        };
+        Degraded { name: wrong.as_str().into(), detail: detail.into(), unready }
+    });
+    let each = state.sandboxes.iter().filter_map(|(pid, sandbox)| match &sandbox.attachment {
+        Attachment::Failed { error, attempts } => Some(Degraded {
+            name: "redirector-not-attached".into(),
+            detail: format!("sandbox {pid}: {error} (attempt {attempts})"),
+            unready: false,
+        }),
+        Attachment::Pending | Attachment::Attached(_) => None,
+    });
+    all.chain(each).collect()
+}
+
+/// Containers are scaled without it: only their pods don't say so.
+pub(crate) fn writer(state: &Writer) -> Vec<Degraded> {
+    let wrong = state.degraded.iter().map(|wrong| {
+        let detail = match wrong {
+            Writing::PodsNotSynced => "the pods of this node have not been listed yet",
+            Writing::PodsWatchFailing => "watching the pods fails",
+            Writing::ApiUnreachable => "the API server cannot be reached",
+            Writing::Forbidden => "the API server refuses writes: a permission is missing",
+        };
+        Degraded { name: wrong.as_str().into(), detail: detail.into(), unready: false }
+    });
+    wrong.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use zeropod_ebpf_loader::{ManagedBy, SandboxState};
+
+    use super::*;
+
+    fn names(wrong: &[Degraded]) -> Vec<(&str, bool)> {
+        wrong.iter().map(|wrong| (&*wrong.name, wrong.unready)).collect()
+    }
+
+    // F-C19: ready means that the node can do its job, not that all is well.
+    #[test]
+    fn only_what_makes_the_node_useless_makes_it_unready() {
+        assert_eq!(shims(&Health::default()), []);
+        let health = Health { directory: Some("no".into()), ..Health::default() };
+        assert_eq!(names(&shims(&health)), [("shim-directory", true)]);
+
+        assert_eq!(redirectors(&Redirectors::default()), []);
+        let failed = Attachment::Failed { error: "no eth0".into(), attempts: 3 };
+        let state = Redirectors {
+            degraded: [Redirection::NoNotice, Redirection::BpffsMissing].into(),
+            sandboxes: [
+                (7, SandboxState { managed_by: ManagedBy::Manager, attachment: failed }),
+                (8, SandboxState { managed_by: ManagedBy::Shim, attachment: Attachment::Pending }),
+            ]
+            .into(),
+        };
+        let wrong = redirectors(&state);
+        assert_eq!(
+            names(&wrong),
+            [
+                ("bpffs-missing", true),
+                ("no-notice-of-new-sandboxes", false),
+                ("redirector-not-attached", false),
+            ]
+        );
+        assert_eq!(wrong[2].detail, "sandbox 7: no eth0 (attempt 3)");
+
+        let state = Writer { degraded: [Writing::Forbidden].into() };
+        assert_eq!(names(&writer(&state)), [("forbidden", false)]);
+    }
+
+    #[tokio::test]
+    async fn the_board_follows_a_part() {
+        let board = board("node-1".into(), Aggregator::new());
+        let (tell, state) = watch::channel(Writer::default());
+        let shutdown = CancellationToken::new();
+        let showing = tokio::spawn(show(board.clone(), "writer", state, writer, shutdown.clone()));
+        for now in [Writer { degraded: [Writing::Forbidden].into() }, Writer::default()] {
+            tell.send_replace(now.clone());
+            let shown = async {
+                while board.degraded() != writer(&now) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_mins(1), shown).await.unwrap();
+        }
+        shutdown.cancel();
+        showing.await.unwrap();
+    }
+}
