@@ -59,8 +59,8 @@ fn main() {
     let names: Vec<_> = objects.iter().map(|object| object.display().to_string()).collect();
     println!("ns per packet, minimum of {REPEATS} runs of {RUNS}: {}", names.join(", "));
     for (row, name) in SCENARIOS.iter().enumerate() {
-        let times: String = columns.iter().map(|column| format!("{:8}", column[row])).collect();
-        println!("{name:45}{times}");
+        let times: Vec<_> = columns.iter().map(|column| format!("{:7}", column[row])).collect();
+        println!("{name:47}{}", times.join(" "));
     }
 }
 

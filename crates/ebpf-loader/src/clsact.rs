@@ -46,6 +46,12 @@ pub(crate) fn attached(interface: u32, direction: Direction) -> io::Result<Optio
     Ok(filters.into_iter().find(Filter::is_ours).and_then(|filter| filter.program))
 }
 
+/// Whether there is a filter that goes by a name.
+pub(crate) fn is_taken(name: &str, interface: u32, direction: Direction) -> io::Result<bool> {
+    let filters = Netlink::open()?.filters(interface, direction)?;
+    Ok(filters.iter().any(|filter| filter.is_ours() || filter.name.contains(short(name))))
+}
+
 /// Removes every filter that goes by a name, but not the qdisc: somebody
 /// else's filters may hang on it.
 pub(crate) fn detach(name: &str, interface: u32, direction: Direction) -> io::Result<()> {

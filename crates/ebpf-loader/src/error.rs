@@ -1,6 +1,7 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use thiserror::Error;
+use zeropod_redirector_abi::MapGeometry;
 
 use crate::Mechanism;
 
@@ -44,13 +45,13 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A pinned map is not what the programs and the shim need.
-    #[error("{path} is {found} instead of {wanted}")]
+    /// A map that a shim pinned is not what the programs need.
+    #[error("{path} is {found} instead of {wanted:?}")]
     Geometry {
         /// The pin.
         path: PathBuf,
         /// What it must be.
-        wanted: String,
+        wanted: MapGeometry,
         /// What it is.
         found: String,
     },

@@ -13,7 +13,7 @@ use crate::{
     Error, Mechanism, bpf, clsact,
     error::chain,
     maps::Maps,
-    object::{Identity, Programs},
+    object::{Globals, Identity, Programs},
 };
 
 /// A direction of an interface of the calling thread's network namespace.
@@ -70,6 +70,28 @@ impl Hook<'_> {
             return Ok(Some(Mechanism::Clsact));
         }
         Ok(None)
+    }
+
+    /// How a redirector is on this hook, whoever's it is.
+    pub(crate) fn taken(&self, link: Option<&OwnedFd>) -> Result<Option<Mechanism>, Error> {
+        if let Some(link) = link
+            && self.on_device(link)?.is_some()
+        {
+            return Ok(Some(Mechanism::Tcx));
+        }
+        let taken = clsact::is_taken(self.program(), self.index, self.direction);
+        let taken = taken.map_err(Error::io("examine", self.pin()))?;
+        Ok(taken.then_some(Mechanism::Clsact))
+    }
+
+    /// What the program behind a link was told, if it is a redirector.
+    pub(crate) fn globals(&self, link: &OwnedFd) -> Result<Option<Globals>, Error> {
+        let read = || {
+            let Some(info) = bpf::link_info(link)? else { return Ok(None) };
+            let program = bpf::program_by_id(info.program)?;
+            Globals::of(&bpf::program_info(&program)?)
+        };
+        read().map_err(Error::io("examine", self.pin()))
     }
 
     /// Puts our program on this hook, in the place of what is there.

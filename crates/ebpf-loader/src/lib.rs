@@ -16,7 +16,10 @@
 //! left is removed once it is certain that no other node can be using it.
 //!
 //! A sandbox with a marker directory `<pid>_managed_by_shim` beside its own is
-//! attached by its shim (zeropod from 0.12 on) and left alone.
+//! attached by its shim (zeropod from 0.12 on). Behind the links that the shim
+//! pinned, its programs are replaced by ours, on the same maps and told the
+//! same; what the shim could not attach is attached. Its maps are never
+//! replaced, since it has them open.
 
 mod bpf;
 mod clsact;
@@ -27,11 +30,12 @@ mod maps;
 mod node;
 mod object;
 mod redirectors;
+mod repair;
 mod sandbox;
 mod sandbox_id;
 mod state;
 
 pub use error::Error;
 pub use object::REDIRECTOR;
-pub use redirectors::{Config, Redirectors};
+pub use redirectors::{Config, Kubelet, Redirectors};
 pub use state::{Attachment, Degraded, ManagedBy, Mechanism, SandboxState, State};

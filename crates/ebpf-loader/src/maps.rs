@@ -5,7 +5,6 @@ use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
-    time::Duration,
 };
 
 use tracing::warn;
@@ -25,6 +24,15 @@ const SIGNAL: &str = ACTIVE_CONNECTIONS.name;
 /// that they do not fill up. Shims up to 0.11 do not look at the kind.
 const PLAIN: [&str; 2] = [INGRESS_REDIRECTS.name, DISABLE_REDIRECT.name];
 
+/// Maps that every shim opens.
+const OF_SHIM: [&str; 5] = [
+    ACTIVE_CONNECTIONS.name,
+    DISABLE_REDIRECT.name,
+    EGRESS_REDIRECTS.name,
+    INGRESS_REDIRECTS.name,
+    SOCKET_TRACKER.name,
+];
+
 /// The maps of a sandbox, open.
 pub(crate) struct Maps(Vec<Map>);
 
@@ -41,8 +49,9 @@ impl Maps {
         all().map(create).collect::<io::Result<_>>().map(Self).map_err(Error::Maps)
     }
 
-    /// The maps that are pinned in a directory, and new ones in place of those
-    /// that are missing or of another geometry (F-E9).
+    /// The maps that are pinned in the directory of a sandbox that we attach,
+    /// and new ones in place of those that are missing or of another geometry
+    /// (F-E9).
     pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
         let open = |geometry: &MapGeometry| {
             let path = dir.join(geometry.name);
@@ -60,6 +69,35 @@ impl Maps {
             create(geometry).map_err(Error::Maps)
         };
         all().map(open).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The maps that a shim pinned in the directory of its sandbox, and new
+    /// ones in place of those that later shims do without. `None` while it is
+    /// not done. The shim writes to the maps it has open, so that none can be
+    /// replaced.
+    pub(crate) fn open_of_shim(dir: &Path) -> Result<Option<Self>, Error> {
+        let mut maps = Vec::new();
+        for geometry in all() {
+            let path = dir.join(geometry.name);
+            match bpf::open(&path) {
+                Ok(fd) => {
+                    let info = bpf::map_info(&fd).map_err(Error::Maps)?;
+                    if !is_right(geometry, &info) {
+                        let found = format!("{info:?}");
+                        return Err(Error::Geometry { path, wanted: *geometry, found });
+                    }
+                    maps.push(Map { geometry: *geometry, fd, id: info.id, pinned: true });
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    if OF_SHIM.contains(&geometry.name) {
+                        return Ok(None);
+                    }
+                    maps.push(create(geometry).map_err(Error::Maps)?);
+                }
+                Err(error) => return Err(Error::io("open", path)(error)),
+            }
+        }
+        Ok(Some(Self(maps)))
     }
 
     /// Whether all of them were pinned when they were opened.
@@ -88,46 +126,8 @@ impl Maps {
         self.0.iter_mut().try_for_each(|map| map.pin(dir))
     }
 
-    /// Removes every port whose last activity was before `start`, which is on
-    /// the clock of the tracker, and every redirect of a port that is not
-    /// tracked: a shim tracks a port first, with the value 0. Returns how many
-    /// ports that were.
-    pub(crate) fn forget_before(&self, start: Duration) -> Result<usize, Error> {
-        let forget = || -> io::Result<usize> {
-            let mut forgotten = BTreeSet::new();
-            for (port, last) in self.entries(&SOCKET_TRACKER)? {
-                let last = u64::from_ne_bytes(last.try_into().unwrap_or_default());
-                if last != 0 && u128::from(last) < start.as_nanos() {
-                    self.forget(&SOCKET_TRACKER, &port)?;
-                    forgotten.insert(port);
-                }
-            }
-            let tracked: BTreeSet<_> =
-                self.entries(&SOCKET_TRACKER)?.into_iter().map(|(port, _)| port).collect();
-            for map in [INGRESS_REDIRECTS, DISABLE_REDIRECT] {
-                for (port, _) in self.entries(&map)? {
-                    if !tracked.contains(&port) {
-                        self.forget(&map, &port)?;
-                        forgotten.insert(port);
-                    }
-                }
-            }
-            for (proxy, port) in self.entries(&EGRESS_REDIRECTS)? {
-                if !tracked.contains(&port) {
-                    self.forget(&EGRESS_REDIRECTS, &proxy)?;
-                }
-            }
-            if tracked.is_empty() {
-                for (client, _) in self.entries(&ACTIVE_CONNECTIONS)? {
-                    self.forget(&ACTIVE_CONNECTIONS, &client)?;
-                }
-            }
-            Ok(forgotten.len())
-        };
-        forget().map_err(Error::Maps)
-    }
-
-    fn entries(&self, geometry: &MapGeometry) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    /// All entries of a map, keys and values as bytes.
+    pub(crate) fn entries(&self, geometry: &MapGeometry) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let Some(map) = self.get(geometry.name) else { return Ok(Vec::new()) };
         let mut keys: Vec<Vec<u8>> = Vec::new();
         let mut next = vec![0; geometry.key_size as usize];
@@ -148,9 +148,18 @@ impl Maps {
         Ok(entries)
     }
 
-    fn forget(&self, geometry: &MapGeometry, key: &[u8]) -> io::Result<()> {
+    /// Removes an entry, if it is there.
+    pub(crate) fn forget(&self, geometry: &MapGeometry, key: &[u8]) -> io::Result<()> {
         match self.get(geometry.name) {
             Some(map) => bpf::remove(map, key).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets an entry, new or not.
+    pub(crate) fn set(&self, geometry: &MapGeometry, key: &[u8], value: &[u8]) -> io::Result<()> {
+        match self.get(geometry.name) {
+            Some(map) => bpf::update(map, key, value),
             None => Ok(()),
         }
     }

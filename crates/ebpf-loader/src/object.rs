@@ -31,10 +31,26 @@ pub static REDIRECTOR: &[u8] = {
 };
 
 /// What the programs are told when they are loaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Globals {
     pub(crate) probe_binary_name: String,
     pub(crate) ignore_localhost: bool,
+}
+
+impl Globals {
+    /// What a loaded redirector was told, of ours or of zeropod 0.12's, whose
+    /// read-only data begins with the same: 16 bytes of a name, then a bool.
+    pub(crate) fn of(program: &bpf::ProgramInfo) -> io::Result<Option<Self>> {
+        let Some(data) = read_only_data(program)? else { return Ok(None) };
+        let (Some(name), Some(ignore_localhost)) = (data.get(..16), data.get(16)) else {
+            return Ok(None);
+        };
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        Ok(Some(Self {
+            probe_binary_name: String::from_utf8_lossy(name).into_owned(),
+            ignore_localhost: *ignore_localhost != 0,
+        }))
+    }
 }
 
 /// Both programs in the kernel, attached to nothing.

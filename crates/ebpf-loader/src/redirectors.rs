@@ -1,8 +1,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -20,8 +21,9 @@ use crate::{
     Attachment, Degraded, Error, ManagedBy, Mechanism, SandboxState, State,
     error::chain,
     node::{self, Watch},
-    object::{Globals, Identity},
-    sandbox::{Attached, Sandbox},
+    object::Globals,
+    repair::KubeletAddresses,
+    sandbox::{Attacher, Outcome, Sandbox},
 };
 
 /// How often the directory is listed without notice of a change (R4).
@@ -56,13 +58,38 @@ pub struct Config {
 pub struct Redirectors {
     config: Config,
     only: Option<Mechanism>,
+    replace_shim_programs: bool,
     state: watch::Sender<State>,
+    kubelet: watch::Sender<KubeletAddresses>,
+}
+
+/// Tells the redirectors where the kubelet's probes come from.
+#[derive(Debug, Clone)]
+pub struct Kubelet(watch::Sender<KubeletAddresses>);
+
+impl Kubelet {
+    /// Tells all sandboxes, those to come as well. An address that is `None`
+    /// stays what it was. It takes the place of what the programs guessed.
+    pub fn set_addresses(&self, ipv4: Option<Ipv4Addr>, ipv6: Option<Ipv6Addr>) {
+        self.0.send_if_modified(|known| {
+            let before = *known;
+            known.ipv4 = ipv4.or(before.ipv4);
+            known.ipv6 = ipv6.or(before.ipv6);
+            *known != before
+        });
+    }
 }
 
 impl Redirectors {
     /// Touches nothing until it [runs](Self::run).
     pub fn new(config: Config) -> Self {
-        Self { config, only: None, state: watch::Sender::default() }
+        Self {
+            config,
+            only: None,
+            replace_shim_programs: true,
+            state: watch::Sender::default(),
+            kubelet: watch::Sender::default(),
+        }
     }
 
     /// Attaches by one mechanism only, rather than by TCX, and by clsact where
@@ -70,6 +97,18 @@ impl Redirectors {
     #[must_use]
     pub fn only(self, mechanism: Mechanism) -> Self {
         Self { only: Some(mechanism), ..self }
+    }
+
+    /// Whether programs that a shim attached (zeropod from 0.12 on) are
+    /// replaced by ours, which they are by default.
+    #[must_use]
+    pub fn replace_shim_programs(self, replace: bool) -> Self {
+        Self { replace_shim_programs: replace, ..self }
+    }
+
+    /// To tell them where the kubelet's probes come from.
+    pub fn kubelet(&self) -> Kubelet {
+        Kubelet(self.kubelet.clone())
     }
 
     /// Follows what they are doing.
@@ -83,7 +122,8 @@ impl Redirectors {
     /// Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_SYS_ADMIN` (for setns), and a
     /// tokio runtime with I/O and time.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { config, only, state } = self;
+        let Self { config, only, replace_shim_programs, state, kubelet } = self;
+        let mut kubelet = kubelet.subscribe();
         let globals = Globals {
             probe_binary_name: config.probe_binary_name.clone(),
             ignore_localhost: config.ignore_localhost,
@@ -91,7 +131,8 @@ impl Redirectors {
         let mut tracker = Tracker {
             config,
             state,
-            attacher: Arc::new(Attacher { globals, only, ours: OnceLock::new() }),
+            attacher: Arc::new(Attacher::new(globals, only, replace_shim_programs)),
+            kubelet: *kubelet.borrow_and_update(),
             plans: BTreeMap::new(),
             running: JoinSet::new(),
             watch: None,
@@ -103,6 +144,10 @@ impl Redirectors {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = rescan.tick() => tracker.scan(),
+                Ok(()) = kubelet.changed() => {
+                    tracker.kubelet = *kubelet.borrow_and_update();
+                    tracker.look_at_all();
+                }
                 () = tracker_changed(&mut tracker.watch) => tracker.scan(),
                 Some(done) = tracker.running.join_next() => {
                     if let Ok((pid, result)) = done {
@@ -130,9 +175,12 @@ async fn tracker_changed(watch: &mut Option<Watch>) {
 
 /// When to look at a sandbox that we attach.
 struct Plan {
+    managed_by: ManagedBy,
     /// No attempt before this.
     next: Instant,
     running: bool,
+    /// What it was started with has changed.
+    outdated: bool,
     failures: u32,
 }
 
@@ -140,8 +188,9 @@ struct Tracker {
     config: Config,
     state: watch::Sender<State>,
     attacher: Arc<Attacher>,
+    kubelet: KubeletAddresses,
     plans: BTreeMap<u32, Plan>,
-    running: JoinSet<(u32, Result<Attached, Error>)>,
+    running: JoinSet<(u32, Result<Outcome, Error>)>,
     watch: Option<Watch>,
 }
 
@@ -173,14 +222,17 @@ impl Tracker {
             BTreeMap::new()
         });
         let found = self.collect(found);
-        let ours = |pid: &u32| found.get(pid) == Some(&ManagedBy::Manager);
-        self.plans.retain(|pid, _| ours(pid));
-        for pid in found.keys().filter(|pid| ours(pid)) {
-            self.plans.entry(*pid).or_insert_with(|| Plan {
+        self.plans.retain(|pid, _| found.contains_key(pid));
+        for (pid, managed_by) in &found {
+            let new = Plan {
+                managed_by: *managed_by,
                 next: Instant::now(),
                 running: false,
+                outdated: false,
                 failures: 0,
-            });
+            };
+            let plan = self.plans.entry(*pid).or_insert(new);
+            plan.managed_by = *managed_by;
         }
         self.state.send_if_modified(|state| state.update(degraded, &found));
     }
@@ -204,6 +256,14 @@ impl Tracker {
         running
     }
 
+    /// Makes all sandboxes due.
+    fn look_at_all(&mut self) {
+        for plan in self.plans.values_mut() {
+            plan.outdated = plan.running;
+            plan.next = Instant::now();
+        }
+    }
+
     fn next_attempt(&self) -> Option<Instant> {
         if self.running.len() >= CONCURRENCY {
             return None;
@@ -224,24 +284,30 @@ impl Tracker {
             let sandbox = Sandbox {
                 pid: *pid,
                 pins: sandbox_maps_dir(&self.config.maps_dir, *pid),
+                managed_by: plan.managed_by,
                 host_proc: self.config.host_proc.clone(),
+                kubelet: self.kubelet,
             };
             self.running.spawn(attach(Arc::clone(&self.attacher), sandbox));
         }
     }
 
-    fn done(&mut self, pid: u32, result: Result<Attached, Error>) {
+    fn done(&mut self, pid: u32, result: Result<Outcome, Error>) {
         // It may have gone in the meantime, and with it the error's interest.
         let Some(plan) = self.plans.get_mut(&pid) else { return };
         plan.running = false;
         let attachment = match result {
-            Ok(Attached { mechanism, changed }) => {
+            Ok(Outcome::Attached { mechanism, changed }) => {
                 if changed {
                     info!(sandbox = pid, mechanism = mechanism.as_str(), "redirector attached");
                 }
                 plan.failures = 0;
                 plan.next = Instant::now() + VERIFY;
                 Attachment::Attached(mechanism)
+            }
+            Ok(Outcome::Pending) => {
+                plan.next = Instant::now() + FIRST_RETRY;
+                Attachment::Pending
             }
             Err(error) => {
                 let error = chain(&error);
@@ -252,6 +318,9 @@ impl Tracker {
                 Attachment::Failed { error, attempts: plan.failures }
             }
         };
+        if std::mem::take(&mut plan.outdated) {
+            plan.next = Instant::now();
+        }
         self.state.send_if_modified(|state| match state.sandboxes.get_mut(&pid) {
             Some(sandbox) if sandbox.attachment != attachment => {
                 sandbox.attachment = attachment;
@@ -279,28 +348,8 @@ impl State {
     }
 }
 
-/// What attaching needs beside the sandbox.
-struct Attacher {
-    globals: Globals,
-    only: Option<Mechanism>,
-    /// Known from the first sandbox on: nothing is loaded before that.
-    ours: OnceLock<Identity>,
-}
-
-impl Attacher {
-    fn attach(&self, sandbox: &Sandbox) -> Result<Attached, Error> {
-        let ours = if let Some(ours) = self.ours.get() {
-            ours
-        } else {
-            let ours = Identity::ours(&self.globals)?;
-            self.ours.get_or_init(|| ours)
-        };
-        sandbox.attach(&self.globals, ours, self.only)
-    }
-}
-
 /// Attaches on a thread of its own, since it enters a network namespace.
-async fn attach(attacher: Arc<Attacher>, sandbox: Sandbox) -> (u32, Result<Attached, Error>) {
+async fn attach(attacher: Arc<Attacher>, sandbox: Sandbox) -> (u32, Result<Outcome, Error>) {
     let pid = sandbox.pid;
     let (tell, told) = oneshot::channel();
     let work = move || {

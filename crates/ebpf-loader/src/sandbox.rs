@@ -3,82 +3,181 @@
 //! All of this blocks, and enters the network namespace of the sandbox: it
 //! runs on a thread that ends afterwards.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use nix::sched::{CloneFlags, setns};
 use tracing::info;
 use zeropod_redirector_abi::Direction;
 
 use crate::{
-    Error, Mechanism,
+    Error, ManagedBy, Mechanism,
     hook::Hook,
     interfaces::interfaces,
     maps::Maps,
     object::{Globals, Identity, Programs},
+    repair::{KubeletAddresses, forget_before, restore_redirects},
     sandbox_id::SandboxId,
 };
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// How long the directory of a sandbox that its shim attaches must be
+/// unchanged before what is missing there is taken for forgotten: the shim
+/// fails when a pin of its own exists already.
+const SETTLED: Duration = Duration::from_secs(30);
 
 /// A sandbox and where to find it.
 #[derive(Debug, Clone)]
 pub(crate) struct Sandbox {
     /// Process whose network namespace it is.
     pub(crate) pid: u32,
+    /// Who attaches it first.
+    pub(crate) managed_by: ManagedBy,
     /// Directory of its pins.
     pub(crate) pins: PathBuf,
     /// The host's `/proc`.
     pub(crate) host_proc: PathBuf,
+    /// The kubelet's addresses.
+    pub(crate) kubelet: KubeletAddresses,
 }
 
-/// What [`Sandbox::attach`] came to.
+/// What does not depend on the sandbox.
+#[derive(Debug)]
+pub(crate) struct Attacher {
+    /// What our programs are told, where no shim told them otherwise.
+    pub(crate) globals: Globals,
+    /// The only mechanism to attach by.
+    pub(crate) only: Option<Mechanism>,
+    /// Whether programs that a shim attached are replaced by ours.
+    pub(crate) replace_shim_programs: bool,
+    /// Known from the first sandbox on: nothing is loaded before that. Shims
+    /// may have told their programs something else, each the same.
+    identities: Mutex<HashMap<Globals, Identity>>,
+}
+
+/// What [`Attacher::attach`] came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Attached {
-    /// How it is attached: by clsact if one of its interfaces is.
-    pub(crate) mechanism: Mechanism,
-    /// Whether anything had to be done.
-    pub(crate) changed: bool,
+pub(crate) enum Outcome {
+    /// Its shim is not done with it.
+    Pending,
+    /// It is attached.
+    Attached {
+        /// How: by clsact if one of its interfaces is.
+        mechanism: Mechanism,
+        /// Whether anything had to be done.
+        changed: bool,
+    },
 }
 
-impl Sandbox {
+impl Attacher {
+    pub(crate) fn new(
+        globals: Globals,
+        only: Option<Mechanism>,
+        replace_shim_programs: bool,
+    ) -> Self {
+        Self { globals, only, replace_shim_programs, identities: Mutex::default() }
+    }
+
     /// Attaches whatever is missing, is not ours, or hangs on another device;
     /// leaves alone what is right. Programs that are attached are replaced
-    /// with no packet in between that meets neither.
-    pub(crate) fn attach(
-        &self,
-        globals: &Globals,
-        ours: &Identity,
-        only: Option<Mechanism>,
-    ) -> Result<Attached, Error> {
-        self.enter()?;
-        let mut maps = Maps::open(&self.pins)?;
-        self.identify(&maps)?;
-        let interfaces = interfaces(self.pid)?;
+    /// with no packet in between that meets neither, and stay if that fails.
+    pub(crate) fn attach(&self, sandbox: &Sandbox) -> Result<Outcome, Error> {
+        sandbox.enter()?;
+        let mut maps = match sandbox.managed_by {
+            ManagedBy::Manager => Maps::open(&sandbox.pins)?,
+            ManagedBy::Shim => match Maps::open_of_shim(&sandbox.pins)? {
+                Some(maps) => maps,
+                None => return Ok(Outcome::Pending),
+            },
+        };
+        sandbox.identify(&maps)?;
+        sandbox.kubelet.tell(&maps, &sandbox.pins)?;
+        let restored = restore_redirects(&maps)?;
+        if restored > 0 {
+            info!(sandbox = sandbox.pid, ports = restored, "put back redirects that were lost");
+        }
+        let interfaces = interfaces(sandbox.pid)?;
+        let hooks = sandbox.hooks(&interfaces)?;
+        let globals = self.globals_of(sandbox, &hooks)?;
+        let ours = self.identity(&globals)?;
+
         let mut mechanism = Mechanism::Tcx;
         let mut wrong = Vec::new();
-        for (interface, index) in &interfaces {
-            for direction in DIRECTIONS {
-                let Self { pid, pins, .. } = self;
-                let hook = Hook { pid: *pid, pins, interface, index: *index, direction };
-                let link = hook.pinned()?;
-                match hook.right(link.as_ref(), &maps, ours, only)? {
-                    Some(by) => mechanism = mechanism.max(by),
-                    None => wrong.push((hook, link)),
+        for (hook, link) in hooks {
+            let right = match hook.right(link.as_ref(), &maps, &ours, self.only)? {
+                None if sandbox.managed_by == ManagedBy::Shim && !self.replace_shim_programs => {
+                    hook.taken(link.as_ref())?
+                }
+                right => right,
+            };
+            match right {
+                Some(by) => mechanism = mechanism.max(by),
+                None => wrong.push((hook, link)),
+            }
+        }
+        if wrong.iter().any(|(_, link)| link.is_none()) && !sandbox.is_settled()? {
+            return Ok(Outcome::Pending);
+        }
+        if wrong.is_empty() && maps.all_pinned() {
+            return Ok(Outcome::Attached { mechanism, changed: false });
+        }
+        let programs = Programs::load(&globals, &maps)?;
+        maps.pin(&sandbox.pins)?;
+        let mut failed = None;
+        for (hook, link) in wrong {
+            match hook.attach(link.as_ref(), &programs, self.only) {
+                Ok(by) => mechanism = mechanism.max(by),
+                // The other interfaces get theirs all the same (B1).
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        maps.signal(&sandbox.pins)?;
+        Ok(Outcome::Attached { mechanism, changed: true })
+    }
+
+    /// What the programs on a sandbox are to be told: what its shim told its
+    /// own, which ours stand for.
+    fn globals_of(
+        &self,
+        sandbox: &Sandbox,
+        hooks: &[(Hook<'_>, Option<OwnedFd>)],
+    ) -> Result<Globals, Error> {
+        if sandbox.managed_by == ManagedBy::Shim {
+            for (hook, link) in hooks {
+                if let Some(link) = link
+                    && hook.direction == Direction::Ingress
+                    && let Some(globals) = hook.globals(link)?
+                {
+                    return Ok(globals);
                 }
             }
         }
-        if wrong.is_empty() && maps.all_pinned() {
-            return Ok(Attached { mechanism, changed: false });
-        }
-        let programs = Programs::load(globals, &maps)?;
-        maps.pin(&self.pins)?;
-        for (hook, link) in wrong {
-            mechanism = mechanism.max(hook.attach(link.as_ref(), &programs, only)?);
-        }
-        maps.signal(&self.pins)?;
-        Ok(Attached { mechanism, changed: true })
+        Ok(self.globals.clone())
     }
 
+    fn identity(&self, globals: &Globals) -> Result<Identity, Error> {
+        // Poisoned means that a thread panicked before it could write.
+        let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(identity) = identities.get(globals) {
+            return Ok(identity.clone());
+        }
+        let identity = Identity::ours(globals)?;
+        identities.insert(globals.clone(), identity.clone());
+        Ok(identity)
+    }
+}
+
+impl Sandbox {
     /// Moves the calling thread into the sandbox's network namespace.
     fn enter(&self) -> Result<(), Error> {
         let Self { pid, host_proc, .. } = self;
@@ -98,7 +197,7 @@ impl Sandbox {
     /// with the same pid, its traces are removed from the maps; the maps stay,
     /// since the shim may have opened them already.
     fn identify(&self, maps: &Maps) -> Result<(), Error> {
-        let Self { pid, pins, host_proc } = self;
+        let Self { pid, pins, host_proc, .. } = self;
         let failed = || |source| Error::Identity { pid: *pid, pins: pins.clone(), source };
         let id = SandboxId::of(host_proc, *pid).map_err(failed())?;
         let recorded = SandboxId::recorded(pins);
@@ -106,9 +205,37 @@ impl Sandbox {
             return Ok(());
         }
         if recorded.is_some() {
-            let forgotten = maps.forget_before(id.start().map_err(failed())?)?;
+            let forgotten = forget_before(maps, id.start().map_err(failed())?)?;
             info!(sandbox = pid, ports = forgotten, "removed what an earlier sandbox left");
         }
         id.record(pins).map_err(failed())
+    }
+
+    /// Every direction of every interface, with the link that is pinned for it.
+    fn hooks<'a>(
+        &'a self,
+        interfaces: &'a [(String, u32)],
+    ) -> Result<Vec<(Hook<'a>, Option<OwnedFd>)>, Error> {
+        let mut hooks = Vec::new();
+        for (interface, index) in interfaces {
+            for direction in DIRECTIONS {
+                let Self { pid, pins, .. } = self;
+                let hook = Hook { pid: *pid, pins, interface, index: *index, direction };
+                let link = hook.pinned()?;
+                hooks.push((hook, link));
+            }
+        }
+        Ok(hooks)
+    }
+
+    /// Whether nobody else is at work in the directory.
+    fn is_settled(&self) -> Result<bool, Error> {
+        if self.managed_by == ManagedBy::Manager {
+            return Ok(true);
+        }
+        let changed = fs::metadata(&self.pins).and_then(|dir| dir.modified());
+        let changed = changed.map_err(Error::io("read", &self.pins))?;
+        // A clock that was set back settles nothing, but not for ever.
+        Ok(changed.elapsed().is_ok_and(|since| since >= SETTLED))
     }
 }

@@ -122,7 +122,7 @@ fn to_registered_port<V: Ip<N>, const N: usize>(
         }
     }
     if let Some(last_activity) = registered.last_activity {
-        note_activity::<V, N>(ctx, segment, &flow, last_activity, |flow| match socket {
+        note_activity::<V, N>(segment, &flow, last_activity, |flow| match socket {
             Socket::Unknown => flow.socket(ctx, to),
             known => known,
         });
@@ -139,7 +139,6 @@ fn to_registered_port<V: Ip<N>, const N: usize>(
 /// as it is answered by a reset.
 #[inline(always)]
 fn note_activity<V: Ip<N>, const N: usize>(
-    ctx: &TcContext,
     segment: &Segment,
     flow: &Flow<N>,
     last_activity: *mut u64,

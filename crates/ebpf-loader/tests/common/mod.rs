@@ -2,6 +2,7 @@
 #![expect(dead_code, reason = "each test binary uses a part")]
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests are tests")]
 
+pub(crate) mod foreign;
 pub(crate) mod manager;
 pub(crate) mod node;
 pub(crate) mod packet;
