@@ -16,7 +16,7 @@ use kube::Client;
 use rcgen::KeyPair;
 use serde_json::json;
 
-use super::{ApiError, io_error, process::Process, real};
+use super::{ApiError, io_error, process::Process, real, wait};
 
 const START_DEADLINE: Duration = Duration::from_mins(2);
 
@@ -103,16 +103,11 @@ fn write_credentials(dir: &Path, port: u16) -> Result<PathBuf, ApiError> {
     write("kubeconfig", Ok(config.to_string()))
 }
 
-/// On a thread of its own, since the caller may be inside of a runtime.
 fn is_ready(kubeconfig: &Path) -> bool {
-    let ask = || -> Option<()> {
-        let config = real::config(kubeconfig).ok()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-        runtime.block_on(async {
-            let client = Client::try_from(config).ok()?;
-            let request = axum::http::Request::get("/readyz").body(Vec::new()).ok()?;
-            client.request_text(request).await.ok().map(drop)
-        })
+    let ask = async {
+        let client = Client::try_from(real::config(kubeconfig).ok()?).ok()?;
+        let request = axum::http::Request::get("/readyz").body(Vec::new()).ok()?;
+        client.request_text(request).await.ok()
     };
-    thread::scope(|scope| scope.spawn(ask).join().ok().flatten().is_some())
+    matches!(wait(ask), Ok(Some(_)))
 }

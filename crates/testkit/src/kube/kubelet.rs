@@ -11,8 +11,13 @@ use serde_json::{Value, json};
 pub async fn create_namespace(client: &Client, name: &str) -> Result<()> {
     let namespace = named::<Namespace>(name);
     Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+    create_default_account(client, name).await
+}
+
+/// Makes the account that pods have if they name none.
+pub(super) async fn create_default_account(client: &Client, namespace: &str) -> Result<()> {
     let account = named::<ServiceAccount>("default");
-    Api::namespaced(client.clone(), name).create(&PostParams::default(), &account).await?;
+    Api::namespaced(client.clone(), namespace).create(&PostParams::default(), &account).await?;
     Ok(())
 }
 

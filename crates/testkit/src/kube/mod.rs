@@ -13,6 +13,7 @@
 mod assets;
 mod in_process;
 mod kubelet;
+mod manifests;
 mod pods;
 mod process;
 mod real;
@@ -20,6 +21,7 @@ mod real;
 use std::{
     io,
     path::{Path, PathBuf},
+    thread,
 };
 
 use kube::{Client, Config, config::KubeconfigError};
@@ -28,6 +30,9 @@ use thiserror::Error;
 pub use self::{
     in_process::{Fault, InProcessApi, On, Request},
     kubelet::{act_on_resize, create_namespace, create_pod, delete_pod, run_pod},
+    manifests::{
+        apply_manifests, dry_run_manifests, kustomize, parse_manifests, service_account_config,
+    },
     pods::{PodBuilder, pod},
     real::RealApi,
 };
@@ -85,6 +90,18 @@ pub enum ApiError {
         #[source]
         source: Box<KubeconfigError>,
     },
+    /// Manifests can't be read.
+    #[error("cannot use manifests: {0}")]
+    Manifest(String),
+    /// The API does not take an object.
+    #[error("the API refused {what}")]
+    Refused {
+        /// Kind and name.
+        what: String,
+        /// What it said.
+        #[source]
+        source: Box<kube::Error>,
+    },
     /// The API answered a request of the test bed with an error.
     #[error("the API refused a request of the test bed")]
     Api(#[from] kube::Error),
@@ -98,4 +115,11 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ApiE
 fn install_crypto_provider() {
     // Fails if there is one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Waits for a future, also inside of a runtime, on a thread with one of its own.
+fn wait<T: Send>(future: impl Future<Output = T> + Send) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let waited = thread::scope(|scope| scope.spawn(move || runtime.block_on(future)).join());
+    waited.map_err(|_| io::Error::other("panicked"))
 }

@@ -13,11 +13,14 @@ use std::{
 };
 
 use kube::{
-    Config,
+    Client, Config,
     config::{Kubeconfig, KubeconfigError},
 };
 
-use super::{ApiError, Cluster, assets, install_crypto_provider, process::Process};
+use super::{
+    ApiError, Cluster, assets, install_crypto_provider, io_error, kubelet::create_default_account,
+    process::Process, wait,
+};
 use crate::apiserver_build;
 
 /// More than the program itself allows, so that its own message comes first.
@@ -55,6 +58,7 @@ impl RealApi {
             None => built(flags)?,
         };
         let config = config(&kubeconfig)?;
+        wait(complete(config.clone())).map_err(io_error("use", &kubeconfig))??;
         Ok(Self { process, kubeconfig, config })
     }
 
@@ -111,6 +115,12 @@ fn built(flags: &[&str]) -> Result<(Process, PathBuf), ApiError> {
         Some(path) => Ok((process, path.into())),
         None => Err(ApiError::NotReady(format!("it ended; {}", process.log()))),
     }
+}
+
+/// Makes what pods in the namespace `default` need, and a controller manager would make.
+async fn complete(config: Config) -> Result<(), ApiError> {
+    create_default_account(&Client::try_from(config)?, "default").await?;
+    Ok(())
 }
 
 /// What a client needs from the kubeconfig; kube's own reading of one is async.
