@@ -21,6 +21,9 @@ pub(crate) struct Series {
     checkpoints: Operations,
     restores: Operations,
     scaled_down: ScaledDown,
+    /// Whether the failures that the next reading tells of happened under the
+    /// eyes of this process.
+    witnessed: bool,
 }
 
 /// What this process has counted of a container.
@@ -65,6 +68,7 @@ impl Series {
             checkpoints: Operations::default(),
             restores: Operations::default(),
             scaled_down: ScaledDown::default(),
+            witnessed: false,
         }
     }
 
@@ -72,6 +76,10 @@ impl Series {
     pub(crate) fn event(&mut self, event: &StatusEvent, start: SystemTime) -> News {
         let mut news = News::default();
         let (checkpoint, restore) = (event.checkpoint(), event.restore());
+        let created = event.duration.is_none()
+            && matches!(event.phase, Phase::Running | Phase::ScaledDown)
+            && event.time.is_some_and(|time| time >= start);
+        self.witnessed |= created;
         match event.phase {
             Phase::ScaledDown => {
                 news.checkpoints = checkpoint.map_or(0, |one| self.checkpoints.event(one));
@@ -91,13 +99,17 @@ impl Series {
         news
     }
 
-    /// Takes in an answer. `start` is as in [`Operations::reading`].
+    /// Takes in an answer. `start` is as in [`Operations::reading`]. Failures
+    /// that may be from before it were counted by an earlier process, or their
+    /// events are still to come.
     pub(crate) fn reading(&mut self, reading: &MetricsReading, start: SystemTime) -> News {
-        News {
-            failed_checkpoints: self.checkpoints.failures_read(reading.checkpoint_errors),
-            failed_restores: self.restores.failures_read(reading.restore_errors),
-            ..self.caught_up(reading.checkpoint, reading.restore, start)
+        let mut news = self.caught_up(reading.checkpoint, reading.restore, start);
+        if self.witnessed {
+            news.failed_checkpoints = self.checkpoints.failures_read(reading.checkpoint_errors);
+            news.failed_restores = self.restores.failures_read(reading.restore_errors);
         }
+        self.witnessed = true;
+        news
     }
 
     /// Takes in the last operations of a container of which changes were

@@ -120,7 +120,7 @@ fn a_reading_ahead_of_a_full_queue_counts_once() {
 /// A restart of the manager: the predecessor has counted what it read, and
 /// what happened meanwhile comes as events.
 #[test]
-fn operations_before_the_start_count_only_as_events() {
+fn what_was_before_the_start_counts_only_as_events() {
     let before = operation(100);
     let missed = operation(200);
     std::thread::sleep(Duration::from_millis(2));
@@ -129,8 +129,16 @@ fn operations_before_the_start_count_only_as_events() {
     aggregator.apply(&web.reading(MetricsReading {
         checkpoint: Some(missed),
         restore: Some(before),
+        checkpoint_errors: 1,
+        restore_errors: 1,
         ..web.nothing_new()
     }));
+    aggregator.apply(&web.event(Phase::RestoreFailed, None));
+    assert_eq!(value(&aggregator, "zeropod_checkpoint_errors_total"), Some(0.0));
+    assert_eq!(value(&aggregator, "zeropod_restore_errors_total"), Some(1.0));
+    let later = MetricsReading { checkpoint_errors: 1, restore_errors: 1, ..web.nothing_new() };
+    aggregator.apply(&web.reading(later));
+    assert_eq!(value(&aggregator, "zeropod_checkpoint_errors_total"), Some(1.0));
     assert_eq!(value(&aggregator, "zeropod_checkpoint_duration_seconds_count"), Some(0.0));
     assert!(value(&aggregator, "zeropod_last_checkpoint_time").is_some());
     aggregator.apply(&web.event(Phase::ScaledDown, Some(missed)));
@@ -147,6 +155,7 @@ fn error_deltas_are_added_once() {
     let errors = "zeropod_checkpoint_errors_total";
     let delta = |checkpoint_errors| MetricsReading { checkpoint_errors, ..web.nothing_new() };
     let (two, one, none) = (web.reading(delta(2)), web.reading(delta(1)), web.reading(delta(0)));
+    aggregator.apply(&web.event(Phase::Running, None));
     aggregator.apply(&two);
     aggregator.apply(&none);
     assert_eq!(value(&aggregator, errors), Some(2.0));
