@@ -9,6 +9,7 @@ mod kubernetes;
 mod logging;
 mod run;
 mod status;
+mod telemetry;
 
 use std::{env, error::Error, process::ExitCode};
 

@@ -18,7 +18,7 @@ use crate::{
     http,
     kubernetes::{self, KubernetesError},
     logging::Logs,
-    status,
+    status, telemetry,
 };
 
 /// Why the manager cannot go on.
@@ -90,6 +90,7 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
 
     let aggregator = Aggregator::new();
     metrics::set_global_recorder(aggregator.recorder()).map_err(RunError::Recorder)?;
+    telemetry::start();
     let metrics_listener = listen("-metrics-addr", metrics_addr).await?;
     let status_listener = listen("-status-addr", status_addr).await?;
     let board = status::board(node_name(), aggregator.clone());

@@ -1,13 +1,18 @@
 //! The board behind the status page: who counts for it, and what of the parts'
 //! states is shown as wrong.
 
+use std::collections::BTreeSet;
+
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 use zeropod_ebpf_loader::{Attachment, Degraded as Redirection, State as Redirectors};
 use zeropod_k8s_status_writer::{Degraded as Writing, State as Writer};
 use zeropod_metrics_aggregator::Aggregator;
 use zeropod_shim_event_client::Health;
 use zeropod_status_api::{Board, Counts, api::Degraded};
+
+use crate::telemetry;
 
 /// An empty board, on which the counts are those of the metrics.
 pub(crate) fn board(node: String, aggregator: Aggregator) -> Board {
@@ -24,7 +29,8 @@ pub(crate) fn board(node: String, aggregator: Aggregator) -> Board {
     })
 }
 
-/// Shows on the board what is wrong with a part, until `shutdown`.
+/// Shows what is wrong with a part on the board, in the log and in the metrics,
+/// until `shutdown`.
 pub(crate) async fn show<S>(
     board: Board,
     part: &'static str,
@@ -32,15 +38,34 @@ pub(crate) async fn show<S>(
     wrong: fn(&S) -> Vec<Degraded>,
     shutdown: CancellationToken,
 ) {
+    let mut before = Vec::new();
     loop {
-        let wrong = wrong(&state.borrow_and_update());
-        board.set_degraded(part, wrong);
+        let now = wrong(&state.borrow_and_update());
+        telemetry::degraded(part, &before, &now);
+        log(part, &before, &now);
+        board.set_degraded(part, now.clone());
+        before = now;
         match shutdown.run_until_cancelled(state.changed()).await {
             Some(Ok(())) => {}
             // The part ended, which the manager notices elsewhere.
             Some(Err(_)) => return shutdown.cancelled().await,
             None => return,
         }
+    }
+}
+
+/// A line for each name that comes or goes: what is wrong with each shim and
+/// sandbox is for the page.
+fn log(part: &str, before: &[Degraded], now: &[Degraded]) {
+    let names =
+        |of: &[Degraded]| -> BTreeSet<_> { of.iter().map(|one| one.name.clone()).collect() };
+    let (before, names_now) = (names(before), names(now));
+    for state in names_now.difference(&before) {
+        let detail = now.iter().find(|one| one.name == *state).map(|one| one.detail.as_str());
+        warn!(part, %state, detail, "Something is wrong");
+    }
+    for state in before.difference(&names_now) {
+        info!(part, %state, "This is no longer wrong");
     }
 }
 
@@ -59,6 +84,7 @@ pub(crate) fn shims(health: &Health) -> Vec<Degraded> {
 /// Without pins no sandbox is woken up: the node is then of no use. One
 /// sandbox is one sandbox.
 pub(crate) fn redirectors(state: &Redirectors) -> Vec<Degraded> {
+    telemetry::sandboxes(state);
     let all = state.degraded.iter().map(|wrong| {
         let (detail, unready) = match wrong {
             Redirection::BpffsMissing => {
