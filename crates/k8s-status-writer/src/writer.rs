@@ -9,7 +9,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use futures_util::{Stream, StreamExt as _, stream::FuturesUnordered};
+use futures_util::{Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use kube::{
     Api, Client,
     runtime::{WatchStreamExt as _, utils::Backoff, watcher},
@@ -23,10 +23,11 @@ use tokio_util::sync::CancellationToken;
 use zeropod_shim_api::{change::Update, id::PodRef};
 
 use crate::{
+    answer::WriteError,
     api::Writer,
     config::Config,
-    engine::{Engine, Next, PodChange},
-    pod::Received,
+    engine::{Engine, Job, Next, PodChange},
+    pod::{Pod, Received},
     state::{Degraded, State},
 };
 
@@ -34,7 +35,7 @@ use crate::{
 const HANDLE_QUEUE: usize = 64;
 /// Pods per page of a list: what a page holds is in memory at once.
 const PAGE_SIZE: u32 = 50;
-/// How long writes under way may take when the writer is told to stop.
+/// How long the writer may take to write what is left when it is told to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// Keeps labels and requests of the node's pods as their containers are, and
@@ -107,8 +108,8 @@ impl StatusWriter {
         self.handle.clone()
     }
 
-    /// Works until it is shut down or the updates end. Writes that are under
-    /// way then get two seconds.
+    /// Works until it is shut down or the updates end. What is left to write
+    /// then gets two seconds.
     pub async fn run(self, updates: impl Stream<Item = Update>, shutdown: CancellationToken) {
         let Self { client, config, mut engine, handle: _handle, mut presets } = self;
         let mut updates = pin!(updates.fuse());
@@ -116,18 +117,7 @@ impl StatusWriter {
         let writer = Arc::new(Writer::new(client, config.request_timeout));
         let mut running = FuturesUnordered::new();
         loop {
-            let wake = loop {
-                match engine.next(Instant::now()) {
-                    Next::Job(job) => {
-                        let writer = Arc::clone(&writer);
-                        running.push(async move {
-                            let result = writer.write(&job.pod, &job.write).await;
-                            (job, result)
-                        });
-                    }
-                    Next::Idle(wake) => break wake,
-                }
-            };
+            let wake = start_writes(&mut engine, &writer, &mut running);
             tokio::select! {
                 // Answers first: they make room. Then what the shims tell,
                 // which must never have to wait for the API server.
@@ -155,9 +145,37 @@ impl StatusWriter {
                 () = until(wake) => {}
             }
         }
-        let left = engine.in_flight();
-        if timeout(STOP_WITHIN, async { while running.next().await.is_some() {} }).await.is_err() {
-            tracing::warn!(left, "stopped before all writes were answered");
+        let drained = timeout(STOP_WITHIN, async {
+            loop {
+                start_writes(&mut engine, &writer, &mut running);
+                let Some((job, result)) = running.next().await else { break };
+                engine.on_done(*job, result, Instant::now());
+            }
+        });
+        if drained.await.is_err() {
+            tracing::warn!("stopped before everything was written");
+        }
+    }
+}
+
+type Answer = (Box<Job>, Result<Option<Pod>, WriteError>);
+
+/// Starts the writes that may go now; returns when to look again.
+fn start_writes(
+    engine: &mut Engine,
+    writer: &Arc<Writer>,
+    running: &mut FuturesUnordered<BoxFuture<'static, Answer>>,
+) -> Option<Instant> {
+    loop {
+        match engine.next(Instant::now()) {
+            Next::Job(job) => {
+                let writer = Arc::clone(writer);
+                running.push(Box::pin(async move {
+                    let result = writer.write(&job.pod, &job.write).await;
+                    (job, result)
+                }));
+            }
+            Next::Idle(wake) => return wake,
         }
     }
 }
@@ -200,7 +218,7 @@ impl Backoff for Impatient {
 }
 
 fn pod_change(event: watcher::Event<Received>) -> Option<PodChange> {
-    let with = |make: fn(PodRef, crate::pod::Pod) -> PodChange, received: Received| {
+    let with = |make: fn(PodRef, Pod) -> PodChange, received: Received| {
         received.into_parts().map(|(pod_ref, pod)| make(pod_ref, pod))
     };
     match event {

@@ -297,11 +297,6 @@ impl Engine {
         }
     }
 
-    /// Writes under way.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight
-    }
-
     fn store(&mut self, pod_ref: &PodRef, mut pod: Pod, now: Instant) {
         if let Some(older) = self.pods.get(pod_ref) {
             pod.remember(older);

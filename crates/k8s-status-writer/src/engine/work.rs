@@ -15,6 +15,8 @@ use crate::{
 
 /// Shortest and longest time to the next try of a pod whose write failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_mins(1));
+/// How long refused labels and annotations rest.
+const REFUSED_METADATA_REST: Duration = Duration::from_mins(1);
 /// How long a refused restore rests. The container does with less than it
 /// asked for meanwhile, so that it is asked for again.
 const REFUSED_RESTORE_REST: Duration = Duration::from_secs(10);
@@ -110,10 +112,14 @@ impl Work {
         self.not_before = Some(now + backoff.min(longest));
     }
 
-    /// Remembers a refusal for as long as the pod's spec stays the same: each
-    /// further scaling would ask in vain.
+    /// Remembers a refusal. That of a scale-down holds for as long as the
+    /// pod's spec stays the same: each further scaling would ask in vain.
     pub(super) fn refused(&mut self, kind: Kind, generation: i64, body: Value, now: Instant) {
-        let until = (kind == Kind::Restore).then(|| now + REFUSED_RESTORE_REST);
+        let until = match kind {
+            Kind::Restore => Some(now + REFUSED_RESTORE_REST),
+            Kind::Metadata => Some(now + REFUSED_METADATA_REST),
+            Kind::ScaleDown => None,
+        };
         self.refused.insert(kind, Refused { generation, body, until });
     }
 

@@ -29,7 +29,7 @@ use zeropod_testkit::kube::{Cluster, PodBuilder, create_namespace, create_pod, p
 pub(crate) const ALL: Features = Features { labels: true, events: true, in_place_scaling: true };
 
 /// How long a condition may take on a busy machine.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 pub(crate) struct Bed {
     pub(crate) admin: Client,

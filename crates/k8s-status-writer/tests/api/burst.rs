@@ -32,10 +32,16 @@ async fn s10_1000_events_cost_less_than_500_pod_writes_and_no_duplicate() {
         .filter(|request| request.query.contains("fieldManager=zeropod-manager"))
         .collect();
     let pod_writes = ours.iter().filter(|request| request.path.contains("/pods/")).count();
-    println!("{pod_writes} pod writes for 1,000 events over 100 pods");
+    tell(&format!("{pod_writes} pod writes for 1,000 events over 100 pods"));
     assert!(pod_writes < 500, "{pod_writes} pod writes");
     let failed: Vec<_> = ours.iter().filter(|request| request.status >= 300).collect();
     assert_eq!(failed, Vec::<&zeropod_testkit::kube::Request>::new());
+}
+
+/// Figures for whoever runs the tests with `--nocapture`.
+#[expect(clippy::print_stdout, reason = "figures are for people")]
+fn tell(figure: &str) {
+    println!("{figure}");
 }
 
 /// Runs 100 pods, lets each change its phase `transitions` times, and waits
@@ -57,5 +63,5 @@ async fn burst(bed: &Bed, transitions: usize) {
         if wrong == 0 { Ok(()) } else { Err(format!("{wrong} pods are wrong")) }
     })
     .await;
-    println!("all {PODS} pods were right {:?} after the last event", sent.elapsed());
+    tell(&format!("all {PODS} pods were right {:?} after the last event", sent.elapsed()));
 }

@@ -3,10 +3,6 @@
 use super::*;
 use crate::plan::RefusalReason;
 
-fn unreachable() -> WriteError {
-    WriteError::Unreachable("connection refused".into())
-}
-
 #[test]
 fn s1_ten_of_ten_queued_events_survive_until_the_pods_are_known() {
     let mut world = World::new();
@@ -30,7 +26,7 @@ fn s1_ten_of_ten_queued_events_survive_until_the_pods_are_known() {
 fn s2_everything_is_made_up_for_when_the_server_is_back() {
     let mut world = World::synced();
     world.pod("web", "c1");
-    world.refuse = Some(unreachable);
+    world.refuse = |_| Some(WriteError::Unreachable("connection refused".into()));
     world.event_at("web", "c1", Phase::ScaledDown, 1);
     world.pass(Duration::from_secs(1));
     assert!(
@@ -41,7 +37,7 @@ fn s2_everything_is_made_up_for_when_the_server_is_back() {
     world.pass(Duration::from_mins(5));
     // One probe at a time, at most every few seconds.
     assert!(world.asked().len() < 80);
-    world.refuse = None;
+    world.refuse = |_| None;
     world.pass(Duration::from_secs(10));
     assert_eq!(
         world.asked(),
@@ -60,11 +56,11 @@ fn s2_everything_is_made_up_for_when_the_server_is_back() {
 fn s5_conflicts_are_resolved_by_planning_again() {
     let mut world = World::synced();
     world.pod("web", "c1");
-    world.refuse = Some(|| WriteError::Conflict);
+    world.refuse = |_| Some(WriteError::Conflict);
     world.event("web", "c1", Phase::ScaledDown);
     world.run();
     assert_eq!(world.asked(), ["web label SCALED_DOWN conflict", "web event Scaled down conflict"]);
-    world.refuse = None;
+    world.refuse = |_| None;
     world.pass(Duration::from_secs(2));
     assert_eq!(world.asked(), ["web event Scaled down", "web label SCALED_DOWN", "web cpu 1m"]);
 }
@@ -74,11 +70,11 @@ fn throttling_holds_everything_back_for_as_long_as_told() {
     let mut world = World::synced();
     world.pod("a", "a1");
     world.pod("b", "b1");
-    world.refuse = Some(|| WriteError::Throttled(Duration::from_secs(7)));
+    world.refuse = |_| Some(WriteError::Throttled(Duration::from_secs(7)));
     world.event("a", "a1", Phase::ScaledDown);
     world.run();
     assert_eq!(world.asked(), ["a label SCALED_DOWN throttled"]);
-    world.refuse = None;
+    world.refuse = |_| None;
     world.event("b", "b1", Phase::ScaledDown);
     world.pass(Duration::from_millis(6900));
     assert_eq!(world.asked(), [""; 0]);
@@ -114,35 +110,43 @@ fn restores_go_before_scale_downs() {
 fn k4_what_the_server_refused_is_not_asked_for_again() {
     let mut world = World::synced();
     world.pod("web", "c1");
-    world.event("web", "c1", Phase::Running);
-    world.run();
-    world.asked();
-    world.refuse = Some(|| WriteError::Refused {
-        reason: RefusalReason::LimitRange,
-        message: "minimum cpu usage per Container is 10m".into(),
-    });
-    world.reading("web", "c1", Phase::ScaledDown);
-    let job = loop {
-        world.pass(Duration::from_secs(1));
-        match world.asked().as_slice() {
-            [] => {}
-            asked => break asked.to_vec(),
-        }
+    world.refuse = |write| {
+        let reason = RefusalReason::LimitRange;
+        let message = "minimum cpu usage per Container is 10m".into();
+        matches!(write, Write::Resize(_)).then_some(WriteError::Refused { reason, message })
     };
-    // The label was refused too here; a resize without record never goes.
-    assert_eq!(job, ["web label SCALED_DOWN refused", "web cpu 1m refused"]);
-    world.refuse = None;
     for _ in 0..5 {
-        world.reading("web", "c1", Phase::Running);
         world.reading("web", "c1", Phase::ScaledDown);
         world.pass(Duration::from_mins(1));
+        world.reading("web", "c1", Phase::Running);
+        world.pass(Duration::from_mins(1));
     }
-    assert_eq!(world.asked(), [""; 0]);
+    let asked = world.asked();
+    let resizes: Vec<_> = asked.iter().filter(|line| line.contains("cpu")).collect();
+    assert_eq!(resizes, ["web cpu 1m refused"]);
+    assert_eq!(asked.len(), 11, "{asked:?}");
     // Until the pod's spec changes.
-    world.edit("web", |pod| {
-        pod["metadata"]["generation"] = json!(2);
-        pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("200m");
-    });
+    world.reading("web", "c1", Phase::ScaledDown);
+    world.pass(Duration::from_mins(1));
+    world.asked();
+    world.refuse = |_| None;
+    world.edit("web", |pod| pod["metadata"]["generation"] = json!(2));
+    world.pass(Duration::from_mins(1));
+    assert_eq!(world.asked(), ["web cpu 1m"]);
+}
+
+#[test]
+fn refused_labels_are_tried_again_and_nothing_is_lowered_unrecorded() {
+    let mut world = World::synced();
+    world.pod("web", "c1");
+    world.refuse = |write| {
+        let (reason, message) = (RefusalReason::Admission, "denied".into());
+        matches!(write, Write::Metadata(_)).then_some(WriteError::Refused { reason, message })
+    };
+    world.reading("web", "c1", Phase::ScaledDown);
+    world.pass(Duration::from_secs(150));
+    assert_eq!(world.asked(), ["web label SCALED_DOWN refused"; 3]);
+    world.refuse = |_| None;
     world.pass(Duration::from_mins(1));
     assert_eq!(world.asked(), ["web label SCALED_DOWN", "web cpu 1m"]);
 }
@@ -155,10 +159,10 @@ fn a_refused_restore_is_tried_again() {
     world.event("web", "c1", Phase::ScaledDown);
     world.pass(Duration::from_secs(2));
     world.asked();
-    world.refuse = Some(|| WriteError::Refused {
-        reason: RefusalReason::Quota,
-        message: "exceeded quota".into(),
-    });
+    world.refuse = |_| {
+        let (reason, message) = (RefusalReason::Quota, "exceeded quota".into());
+        Some(WriteError::Refused { reason, message })
+    };
     world.reading("web", "c1", Phase::Running);
     world.pass(Duration::from_secs(100));
     let asked = world.asked();
@@ -167,7 +171,7 @@ fn a_refused_restore_is_tried_again() {
         11,
         "{asked:?}"
     );
-    world.refuse = None;
+    world.refuse = |_| None;
     world.pass(Duration::from_secs(30));
     assert_eq!(world.cpu("web"), "100m");
 }
@@ -177,16 +181,12 @@ fn s7_an_event_that_is_refused_holds_nothing_up() {
     let mut world = World::synced();
     world.pod("web", "c1");
     world.event("web", "c1", Phase::ScaledDown);
-    let mut jobs = Vec::new();
-    while let Some(job) = world.next() {
-        jobs.push(job);
-    }
-    for job in jobs {
-        let event = matches!(job.write, Write::Event(_));
-        world.refuse = event.then_some(|| WriteError::Forbidden("namespace is terminating".into()));
-        world.answer(job);
-    }
-    world.refuse = None;
+    world.refuse = |write| {
+        let error = WriteError::Forbidden("namespace is terminating".into());
+        matches!(write, Write::Event(_)).then_some(error)
+    };
+    world.run();
+    world.refuse = |_| None;
     world.pass(Duration::from_mins(1));
     assert_eq!((world.label("web"), world.cpu("web")), (&json!("SCALED_DOWN"), &json!("1m")));
     let asked = world.asked();
@@ -197,7 +197,7 @@ fn s7_an_event_that_is_refused_holds_nothing_up() {
 fn a_pod_that_is_gone_is_left_to_the_watch() {
     let mut world = World::synced();
     world.pod("web", "c1");
-    world.refuse = Some(|| WriteError::Gone);
+    world.refuse = |_| Some(WriteError::Gone);
     world.event("web", "c1", Phase::ScaledDown);
     world.pass(Duration::from_mins(5));
     assert!(world.asked().len() < 20);

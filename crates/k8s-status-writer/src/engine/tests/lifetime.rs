@@ -115,7 +115,7 @@ fn f_k11_a_restarted_container_starts_with_its_own_requests() {
 #[test]
 fn k7_only_migrated_containers_are_preset_and_k6_until_it_is_done() {
     let mut world = World::synced();
-    world.refuse = Some(|| WriteError::Failed("500".into()));
+    world.refuse = |_| Some(WriteError::Failed("500".into()));
     // The claim comes before the watch tells of the pod.
     world.engine.preset(&pod_ref("web"), BTreeSet::from(["app".into()]), world.now);
     world.create("web", "u1", "");
@@ -126,7 +126,7 @@ fn k7_only_migrated_containers_are_preset_and_k6_until_it_is_done() {
     ));
     world.watch("web");
     world.pass(Duration::from_secs(1));
-    world.refuse = None;
+    world.refuse = |_| None;
     world.pass(Duration::from_mins(1));
     assert_eq!(world.asked().last().unwrap(), "web cpu 1m");
     assert_eq!((world.label("web"), world.cpu("web")), (&json!("SCALED_DOWN"), &json!("1m")));

@@ -27,7 +27,7 @@ struct World {
     version: u64,
     log: Vec<String>,
     /// What the server answers instead of doing it.
-    refuse: Option<fn() -> WriteError>,
+    refuse: fn(&Write) -> Option<WriteError>,
 }
 
 impl World {
@@ -46,7 +46,7 @@ impl World {
             pods: BTreeMap::new(),
             version: 1,
             log: Vec::new(),
-            refuse: None,
+            refuse: |_| None,
         }
     }
 
@@ -189,8 +189,8 @@ impl World {
     }
 
     fn answer(&mut self, job: Job) {
-        let result = match self.refuse {
-            Some(error) => Err(error()),
+        let result = match (self.refuse)(&job.write) {
+            Some(error) => Err(error),
             None => Ok(self.apply(&job)),
         };
         let failed = result.as_ref().err().map_or(String::new(), |e| format!(" {}", e.result()));
