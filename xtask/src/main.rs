@@ -1,5 +1,6 @@
 //! Tasks of the workspace: `cargo xtask` lists them.
 
+mod bench;
 mod build_ebpf;
 mod demo;
 mod host;
@@ -19,6 +20,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Measure speed and memory, side by side in one run.
+    Bench(bench::Args),
     /// Build the eBPF object that the loader embeds.
     BuildEbpf {
         /// Only compare with the committed object.
@@ -35,6 +38,7 @@ enum Task {
 fn main() -> ExitCode {
     let Args { task } = Args::parse();
     let done = match task {
+        Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Task::BuildEbpf { check } => build_ebpf::run(check).map(|()| ExitCode::SUCCESS),
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
