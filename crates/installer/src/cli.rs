@@ -7,14 +7,12 @@ use clap::Parser;
 use crate::{distribution::Distribution, version::ContainerdVersion};
 
 /// Puts the zeropod runtime on a node and configures containerd.
-///
-/// Without -dry-run it changes nothing yet and says so.
 #[derive(Debug, Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "one field is one flag")]
 #[command(name = "zeropod-installer", disable_version_flag = true)]
 pub struct Args {
-    /// Where CRIU comes from. A registry reference is accepted and not used:
-    /// CRIU is part of the installer's image.
+    /// Where CRIU comes from: `file:DIR` with bin and lib in it. A registry
+    /// reference is accepted and not used: CRIU is part of our image.
     #[arg(long, value_name = "REFERENCE", default_value = "ghcr.io/ctrox/zeropod-criu:v4.2")]
     pub criu_image: String,
     /// Who runs containerd: containerd, k3s, rke2, k0s or microk8s. Found out
@@ -45,6 +43,12 @@ pub struct Args {
     /// there is something to do, 0 if not, 1 if it cannot be told.
     #[arg(long)]
     pub dry_run: bool,
+    /// Uninstall although pods use the runtime.
+    #[arg(long)]
+    pub force: bool,
+    /// Directory with the shim and CRIU, in bin and lib.
+    #[arg(long, value_name = "DIR", default_value = "/assets")]
+    pub assets: PathBuf,
     /// Where the host's root directory is mounted. By default /host if that
     /// exists, else /.
     #[arg(long, value_name = "DIR")]

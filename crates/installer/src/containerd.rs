@@ -2,7 +2,7 @@
 //! has loaded (F-C3).
 //!
 //! The messages are written out by hand, with the fields that are used; there
-//! are six of them.
+//! are few of them.
 
 use std::{
     collections::HashMap,
@@ -19,6 +19,8 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tonic_prost::ProstCodec;
+
+use zeropod_shim_api::names::RUNTIME_CLASS;
 
 use crate::{Error, version::ContainerdVersion};
 
@@ -107,6 +109,25 @@ impl Containerd {
         Ok(Some(config.containerd.runtimes))
     }
 
+    /// The pods that use our handler, as `namespace/name`.
+    ///
+    /// # Errors
+    /// When the daemon does not answer, or its CRI plugin is not loaded.
+    pub async fn sandboxes(&self) -> Result<Vec<String>, Error> {
+        const WHAT: &str = "pods";
+        let response: ListPodSandboxResponse = self
+            .ask(WHAT, "/runtime.v1.RuntimeService/ListPodSandbox", Empty {})
+            .await
+            .map_err(|status| self.failed(WHAT, &status))?;
+        let ours = response
+            .items
+            .into_iter()
+            .filter(|sandbox| sandbox.runtime_handler == RUNTIME_CLASS)
+            .map(|sandbox| sandbox.metadata.unwrap_or_default())
+            .map(|metadata| format!("{}/{}", metadata.namespace, metadata.name));
+        Ok(ours.collect())
+    }
+
     async fn ask<Q, A>(
         &self,
         what: &'static str,
@@ -175,6 +196,31 @@ struct StatusResponse {
     /// JSON of the plugin's own making, by topic.
     #[prost(map = "string, string", tag = "2")]
     info: HashMap<String, String>,
+}
+
+/// `runtime.v1.ListPodSandboxResponse`.
+#[derive(Clone, PartialEq, Message)]
+struct ListPodSandboxResponse {
+    #[prost(message, repeated, tag = "1")]
+    items: Vec<PodSandbox>,
+}
+
+/// `runtime.v1.PodSandbox`.
+#[derive(Clone, PartialEq, Message)]
+struct PodSandbox {
+    #[prost(message, optional, tag = "2")]
+    metadata: Option<PodSandboxMetadata>,
+    #[prost(string, tag = "7")]
+    runtime_handler: String,
+}
+
+/// `runtime.v1.PodSandboxMetadata`.
+#[derive(Clone, PartialEq, Message)]
+struct PodSandboxMetadata {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "3")]
+    namespace: String,
 }
 
 #[derive(Default, Deserialize)]

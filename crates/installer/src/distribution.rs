@@ -52,7 +52,7 @@ impl Distribution {
             Self::K3s => (
                 "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
                 "/run/k3s/containerd/containerd.sock",
-                &["k3s.service", "k3s-agent.service"],
+                &["k3s.service", "k3s-agent.service", "k3s-*.service"],
             ),
             Self::Rke2 => (
                 "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
@@ -107,12 +107,16 @@ impl FromStr for Distribution {
 }
 
 /// Finds out who runs containerd, and checks what was declared against it
-/// (F-B4).
+/// (F-B4). `active` are those whose units systemd runs, if it could be asked.
 ///
 /// # Errors
 /// When nothing or more than one is found, when the declared one is not there,
 /// and on systems whose root is made elsewhere (Talos, Bottlerocket).
-pub fn detect(host: &HostRoot, declared: Option<Distribution>) -> Result<Layout, Error> {
+pub fn detect(
+    host: &HostRoot,
+    declared: Option<Distribution>,
+    active: &[Distribution],
+) -> Result<Layout, Error> {
     refuse_immutable(host)?;
     let mut found = Vec::new();
     for distribution in Distribution::ALL {
@@ -129,7 +133,11 @@ pub fn detect(host: &HostRoot, declared: Option<Distribution>) -> Result<Layout,
     let serving: Vec<Distribution> =
         found.iter().filter(|(_, serves)| *serves).map(|(distribution, _)| *distribution).collect();
     let present: Vec<Distribution> = found.iter().map(|(distribution, _)| *distribution).collect();
-    let candidates = if serving.is_empty() { &present } else { &serving };
+    let candidates = if serving.is_empty() { present } else { serving };
+    // k3s and RKE2 have the same socket; only systemd tells them apart.
+    let running: Vec<Distribution> =
+        candidates.iter().copied().filter(|it| active.contains(it)).collect();
+    let candidates = if running.is_empty() { candidates } else { running };
     let list = |all: &[Distribution]| {
         all.iter().map(Distribution::to_string).collect::<Vec<_>>().join(", ")
     };
@@ -188,7 +196,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "ID=debian\n").unwrap();
         }
-        detect(&HostRoot::new(dir.path()), declared)
+        detect(&HostRoot::new(dir.path()), declared, &[])
             .map(|layout| layout.distribution)
             .map_err(|error| error.to_string())
     }
@@ -245,7 +253,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             fs::create_dir_all(dir.path().join("etc")).unwrap();
             fs::write(dir.path().join("etc/os-release"), format!("NAME=x\nID={id}\n")).unwrap();
-            let error = detect(&HostRoot::new(dir.path()), None).unwrap_err().to_string();
+            let error = detect(&HostRoot::new(dir.path()), None, &[]).unwrap_err().to_string();
             assert!(error.contains("does not let a pod change"), "{error}");
         }
     }

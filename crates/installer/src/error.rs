@@ -57,9 +57,65 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
-    /// Something that is not there yet.
-    #[error("{0}")]
-    Unsupported(&'static str),
+    /// Another installer is at work.
+    #[error("another installer has {path} locked")]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// systemd could not do something.
+    #[error("systemd cannot {action} {what}")]
+    Systemd {
+        /// What was asked for.
+        action: &'static str,
+        /// On which unit or socket.
+        what: PathBuf,
+        /// What became of it.
+        #[source]
+        source: Box<crate::systemd::Failure>,
+    },
+    /// containerd would not take the changed configuration. The old one is
+    /// back.
+    #[error("containerd rejects the changed configuration, so it was taken back: {reason}")]
+    Rejected {
+        /// What it says, or what would be wrong.
+        reason: String,
+    },
+    /// A restart is needed and nobody here can do it.
+    #[error(
+        "containerd has to be restarted to load its configuration: {reason}. Restart it, then run the installer again."
+    )]
+    NoRestart {
+        /// Why not.
+        reason: String,
+    },
+    /// The daemon runs but does not serve what it should.
+    #[error("containerd was not seen serving what is configured: {reason}")]
+    NotServed {
+        /// What it does instead.
+        reason: String,
+    },
+    /// containerd did not come up with the changed configuration.
+    #[error("containerd did not work with the changed configuration, so it was taken back")]
+    TakenBack {
+        /// What went wrong.
+        #[source]
+        source: Box<Self>,
+    },
+    /// Pods would lose their runtime.
+    #[error("pods use the runtime zeropod: {pods}. Delete them first, or use -force.")]
+    InUse {
+        /// Their names.
+        pods: String,
+    },
+    /// The installer's own image is incomplete.
+    #[error("there is no {name} in bin of {dirs:?}")]
+    NoAsset {
+        /// File name.
+        name: &'static str,
+        /// Where it was looked for.
+        dirs: Vec<PathBuf>,
+    },
     /// The deadline of the run passed.
     #[error("not done within {0:?} (-timeout)")]
     Timeout(std::time::Duration),

@@ -6,19 +6,26 @@
 //! by asking the daemon.
 
 pub mod acceptance;
+pub mod apply;
 pub mod cli;
 pub mod config;
 pub mod containerd;
 pub mod distribution;
 mod error;
 pub mod facts;
+pub mod files;
 pub mod host;
+pub mod install;
+pub mod node;
 mod ours;
 mod place;
 pub mod plan;
 pub mod run;
+pub mod state;
+pub mod systemd;
 mod takeover;
 pub mod version;
+mod write;
 
 pub use error::Error;
 

@@ -51,6 +51,21 @@ fn is_drop_in(path: &Path, content: &[u8]) -> bool {
     path.file_name().is_some_and(|name| name == DROP_IN) && content.starts_with(HEADER.as_bytes())
 }
 
+/// The files that have something of ours in them.
+pub(crate) fn files(facts: &Facts) -> Vec<PathBuf> {
+    let rendered = crate::plan::is_rendered(facts.layout.distribution);
+    facts
+        .files
+        .iter()
+        .filter(|(path, _)| !rendered || *path != facts.layout.config)
+        .filter(|(path, content)| {
+            is_drop_in(path, content)
+                || std::str::from_utf8(content).is_ok_and(|text| block::body(text).is_some())
+        })
+        .map(|(path, _)| path.to_path_buf())
+        .collect()
+}
+
 /// The files as containerd would see them without us. Imports that we added
 /// stay: without our file they add nothing.
 pub(crate) fn removed(files: &Files, facts: &Facts) -> Files {

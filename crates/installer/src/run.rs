@@ -3,18 +3,22 @@
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use crate::{
     Error,
     cli::Args,
-    containerd::Containerd,
-    distribution::{Layout, detect},
+    distribution::{Distribution, Layout},
     facts::Facts,
+    files::Runtime,
     host::HostRoot,
-    plan::{Options, Plan, desired_config, undo},
+    install::{Installation, uninstall},
+    node::{Known, Node},
+    plan::{Options, Plan, undo},
+    state::Lock,
 };
 
 /// Exit code of a dry run that found something to do.
@@ -22,19 +26,23 @@ pub const WORK_TO_DO: u8 = 2;
 
 /// Does what the command line says, printing to standard output.
 ///
+/// The calls to systemd block; nothing else runs beside them.
+///
 /// # Errors
 /// Everything that keeps the node from being looked at or configured.
 pub async fn run(args: Args) -> Result<ExitCode, Error> {
     let Args {
-        criu_image: _,
+        criu_image,
         runtime,
         host_opt_path,
-        uninstall,
+        uninstall: uninstalls,
         timeout,
         version,
-        probe_binary_name: _,
-        tracker_ignore_localhost: _,
+        probe_binary_name,
+        tracker_ignore_localhost,
         dry_run,
+        force,
+        assets,
         host_root,
         containerd_config,
         containerd_socket,
@@ -45,54 +53,118 @@ pub async fn run(args: Args) -> Result<ExitCode, Error> {
         print(&format!("{}\n", zeropod_build_info::long("zeropod-installer")))?;
         return Ok(ExitCode::SUCCESS);
     }
-    if !dry_run {
-        return Err(Error::Unsupported("only -dry-run is implemented so far; nothing was changed"));
-    }
+    let deadline = Instant::now() + timeout;
     let host = HostRoot::new(host_root.unwrap_or_else(default_host_root));
-    let mut layout = match &containerd_config {
-        Some(_) => runtime.unwrap_or(crate::distribution::Distribution::Containerd).layout(),
-        None => detect(&host, runtime)?,
+    let known = Known {
+        distribution: runtime,
+        config: containerd_config,
+        socket: containerd_socket,
+        version: containerd_version,
+        // After a restart of ours that killed the last run, it takes a while.
+        patience: if dry_run { Duration::ZERO } else { Duration::from_secs(20) },
     };
-    layout.config = containerd_config.unwrap_or(layout.config);
-    layout.socket = containerd_socket.unwrap_or(layout.socket);
-    let look = async {
-        let containerd = match containerd_version {
-            Some(version) => version,
-            None => Containerd::connect(&host.resolve(&layout.socket)?).await?.version().await?,
+    let options = Options { host_opt_path, systemd_cgroup };
+    // A dry run touches nothing, not even a lock file.
+    let _lock = if dry_run { None } else { Some(Lock::take(&host, timeout)?) };
+    let work = async {
+        let mut node = Node::look(host, &known, deadline).await?;
+        if uninstalls {
+            if dry_run {
+                let plan = undo(&node.facts)?;
+                print(
+                    &(describe(&node.facts) + &conclusion(&plan, &[], None) + &plan.to_string()),
+                )?;
+                return Ok(exit_code(plan.is_empty()));
+            }
+            let report = uninstall(&mut node, force, deadline).await?;
+            print(&(report.lines.join("\n") + "\n"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let assets = sources(assets, &criu_image)?;
+        let link_tar = node.facts.layout.distribution == Distribution::K3s;
+        let runtime = Runtime {
+            assets: &assets,
+            probe_binary_name: &probe_binary_name,
+            tracker_ignore_localhost,
+            link_tar,
         };
-        Facts::gather(&host, layout, containerd)
+        let installation = Installation::plan(&node, &options, &runtime)?;
+        if dry_run {
+            let restart = installation.restart_reason(&node).await?;
+            let steps: Vec<_> =
+                installation.files.steps.iter().map(crate::files::Step::describe).collect();
+            let done = installation.is_empty() && restart.is_none();
+            let plan = &installation.config;
+            let mut text = describe(&node.facts) + &conclusion(plan, &steps, restart.as_deref());
+            for note in &installation.files.notes {
+                let _ = writeln!(text, "note: {note}");
+            }
+            print(&(text + &plan.to_string()))?;
+            return Ok(exit_code(done));
+        }
+        let notes = [installation.config.notes.clone(), installation.files.notes.clone()].concat();
+        let report = installation.run(&mut node, deadline).await?;
+        for line in notes.iter().map(|note| format!("note: {note}")).chain(report.lines) {
+            print(&format!("{line}\n"))?;
+        }
+        Ok(ExitCode::SUCCESS)
     };
-    let facts =
-        tokio::time::timeout(timeout, look).await.map_err(|_| Error::Timeout(timeout))??;
-    let plan = if uninstall {
-        undo(&facts)?
+    // Every step has a deadline of its own; this is for a bug in one.
+    let limit = timeout + LAST_RESORT;
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(Error::Timeout(timeout)))
+}
+
+/// What taking back a change may take beyond the deadline.
+const LAST_RESORT: Duration = Duration::from_mins(1);
+
+/// The directories that the runtime's files come from; of two files with the
+/// same name the later one counts.
+fn sources(assets: PathBuf, criu_image: &str) -> Result<Vec<PathBuf>, Error> {
+    let mut sources = vec![assets];
+    if let Some(dir) = criu_image.strip_prefix("file:") {
+        sources.push(dir.into());
     } else {
-        desired_config(&facts, &Options { host_opt_path, systemd_cgroup })?
-    };
-    print(&describe(&facts, &plan))?;
-    Ok(if plan.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(WORK_TO_DO) })
+        // Go's manifests name an image in a registry. Pulling it at every
+        // start made registries a part of the node (I6); CRIU comes with us.
+        print(&format!("note: CRIU comes from {}, not from {criu_image}\n", sources[0].display()))?;
+    }
+    Ok(sources)
 }
 
 fn default_host_root() -> PathBuf {
-    let mounted = PathBuf::from("/host");
-    if mounted.is_dir() { mounted } else { PathBuf::from("/") }
+    let mounted = Path::new("/host");
+    if mounted.is_dir() { mounted.into() } else { "/".into() }
 }
 
-fn describe(facts: &Facts, plan: &Plan) -> String {
+fn describe(facts: &Facts) -> String {
     let Layout { distribution, config, socket, .. } = &facts.layout;
-    let mut text = format!(
+    format!(
         "runtime:    {distribution}\ncontainerd: {}\nsocket:     {}\nconfig:     {}\n",
         facts.containerd,
         socket.display(),
         config.display()
-    );
-    if plan.is_empty() {
-        text.push_str("Nothing to do.\n");
-    } else {
-        let _ = writeln!(text, "{} file(s) to change:", plan.changes.len());
+    )
+}
+
+fn conclusion(plan: &Plan, steps: &[String], restart: Option<&str>) -> String {
+    let mut text = String::new();
+    for step in steps {
+        let _ = writeln!(text, "{step}");
     }
-    text.push_str(&plan.to_string());
+    for change in &plan.changes {
+        let _ = writeln!(text, "{}: change", change.path.display());
+    }
+    if let Some(reason) = restart {
+        let _ = writeln!(text, "restart containerd: {reason}");
+    }
+    if text.is_empty() {
+        text.push_str("Nothing to do.\n");
+    }
     text
+}
+
+fn exit_code(done: bool) -> ExitCode {
+    if done { ExitCode::SUCCESS } else { ExitCode::from(WORK_TO_DO) }
 }
 
 fn print(text: &str) -> Result<(), Error> {

@@ -18,8 +18,19 @@ fn host_with(config: &str) -> tempfile::TempDir {
 
 fn dry_run(host: &Path, more: &[&str]) -> (i32, String, String) {
     let host_root = format!("-host-root={}", host.display());
-    let args = ["-dry-run", &host_root, "-containerd-version", "2.1.4"];
+    let assets = assets();
+    let assets = format!("-assets={}", assets.path().display());
+    let args = ["-dry-run", &host_root, &assets, "-containerd-version", "2.1.4"];
     installer(&[&args, more].concat())
+}
+
+fn assets() -> tempfile::TempDir {
+    let assets = tempfile::tempdir().unwrap();
+    fs::create_dir(assets.path().join("bin")).unwrap();
+    for program in ["containerd-shim-zeropod-v2", "criu"] {
+        fs::write(assets.path().join("bin").join(program), program).unwrap();
+    }
+    assets
 }
 
 #[test]
@@ -28,6 +39,7 @@ fn a_dry_run_tells_and_touches_nothing() {
     let (code, stdout, stderr) = dry_run(host.path(), &[]);
     assert_eq!((code, stderr.as_str()), (2, ""), "{stdout}");
     assert!(stdout.contains("+++ /etc/containerd/conf.d/50-zeropod.toml"), "{stdout}");
+    assert!(stdout.contains("/opt/zeropod/bin/criu: copy of "), "{stdout}");
     assert!(stdout.contains("+imports = [\"/etc/containerd/conf.d/*.toml\"]"), "{stdout}");
     let config = host.path().join("etc/containerd/config.toml");
     assert_eq!(fs::read_to_string(config).unwrap(), "version = 2\n");

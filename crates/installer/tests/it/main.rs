@@ -11,5 +11,8 @@
 mod bed;
 mod cli;
 mod dump;
+mod files;
 mod matrix;
+mod node;
 mod properties;
+mod trouble;

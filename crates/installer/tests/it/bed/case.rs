@@ -58,7 +58,7 @@ impl Case {
         let gather = || {
             let mut layout = match self.string("config") {
                 Some(_) => Distribution::Containerd.layout(),
-                None => detect(&host, None)?,
+                None => detect(&host, None, &[])?,
             };
             if let Some(config) = self.string("config") {
                 layout.config = config.into();

@@ -1,13 +1,14 @@
 //! What several tests of this crate stand on.
 
 pub(crate) mod case;
+pub(crate) mod node;
 pub(crate) mod root;
 
 /// Whether a test can run. If not it says why, and fails where skipping is not
 /// an option.
 pub(crate) fn can_run(test: &str) -> bool {
     let missing = if nix::unistd::geteuid().is_root() {
-        ["debootstrap", "systemd-nspawn", "unshare", "nsenter", "go"]
+        ["debootstrap", "systemd-nspawn", "unshare", "nsenter", "strace", "go"]
             .into_iter()
             .find(|tool| find(tool).is_none())
             .map(|tool| format!("{tool} is not installed"))

@@ -1,0 +1,134 @@
+//! The installer on booted nodes with real systemd and real containerd.
+
+use std::{fs, os::unix::fs::MetadataExt as _};
+
+use crate::bed::{
+    can_run,
+    node::{Node, Outcome},
+    root,
+};
+
+const CONFIG: &str = "/etc/containerd/config.toml";
+const SHIM: &str = "/var/lib/containerd/opt/bin/containerd-shim-zeropod-v2";
+const CRIU: &str = "/var/lib/containerd/opt/bin/criu";
+
+#[test]
+fn installs_and_uninstalls_on_containerd_1_7() {
+    if can_run("installs_and_uninstalls_on_containerd_1_7") {
+        install_again_upgrade_uninstall(&Node::boot(&root::debian("trixie"), &[]));
+    }
+}
+
+#[test]
+fn installs_and_uninstalls_on_containerd_2_1() {
+    if can_run("installs_and_uninstalls_on_containerd_2_1") {
+        install_again_upgrade_uninstall(&Node::boot(&root::debian("sid"), &[]));
+    }
+}
+
+#[test]
+fn installs_and_uninstalls_on_containerd_2_3_4() {
+    if can_run("installs_and_uninstalls_on_containerd_2_3_4") {
+        let release = root::released("2.3.4").join("usr/local/bin/containerd");
+        let node = Node::boot(&root::debian("trixie"), &[(release, "/usr/bin/containerd")]);
+        assert!(node.run(&["containerd", "--version"]).ok().contains("2.3.4"));
+        install_again_upgrade_uninstall(&node);
+    }
+}
+
+/// I2 to I8, I13, F-C1, F-C2, F-C6, F-C8, F-C10, F-C13, F-C22.
+fn install_again_upgrade_uninstall(node: &Node) {
+    let dirs =
+        ["/etc/containerd", "/etc/criu", "/opt", "/var/lib/zeropod", "/var/lib/containerd/opt"];
+    let before = node.snapshot(&dirs);
+    assert_eq!(node.installer(&["-dry-run"]).code, Some(2));
+    assert_eq!(node.snapshot(&dirs), before, "a dry run touches nothing");
+
+    let start = node.containerd_start();
+    let said = node.installer(&[]).ok();
+    assert!(said.contains("containerd is restarted: its configuration has changed"), "{said}");
+    assert_ne!(node.containerd_start(), start);
+    let handlers = node.handlers().unwrap();
+    assert_eq!(handlers["zeropod"].runtime_path, SHIM);
+    assert_eq!(handlers["zeropod"].pod_annotations.as_ref().unwrap().len(), 13);
+    assert!(handlers.contains_key("runc"), "{handlers:?}");
+    assert_eq!(fs::read(node.path(CRIU)).unwrap(), fs::read(node.criu_asset()).unwrap());
+
+    let (installed, start) = (node.snapshot(&dirs), node.containerd_start());
+    let inode = |path| fs::metadata(node.path(path)).unwrap().ino();
+    let (config, shim) = (inode(CONFIG), inode(SHIM));
+    let said = node.installer(&[]).ok();
+    assert!(!said.contains("restart"), "{said}");
+    assert_eq!(node.snapshot(&dirs), installed);
+    assert_eq!((inode(CONFIG), inode(SHIM)), (config, shim), "nothing is written again");
+    assert_eq!(node.containerd_start(), start);
+    assert_eq!(node.installer(&["-dry-run"]).code, Some(0));
+
+    // An upgrade replaces what has changed, and needs no restart for it.
+    fs::copy("/bin/true", node.criu_asset()).unwrap();
+    let said = node.installer(&["-probe-binary-name=k3s"]).ok();
+    assert!(!said.contains("restart") && said.contains(CRIU), "{said}");
+    assert_eq!(inode(SHIM), shim);
+    assert_eq!(fs::read(node.path(CRIU)).unwrap(), fs::read("/bin/true").unwrap());
+    assert!(node.read("/var/lib/containerd/opt/etc/shim.json").contains("k3s"));
+    assert_eq!(node.containerd_start(), start);
+
+    let said = node.installer(&["-uninstall"]).ok();
+    assert!(said.contains("containerd is restarted"), "{said}");
+    assert!(!node.handlers().unwrap().contains_key("zeropod"));
+    assert_eq!(node.snapshot(&dirs), before, "no trace is left");
+    let start = node.containerd_start();
+    node.installer(&["-uninstall"]).ok();
+    assert_eq!(node.containerd_start(), start);
+    assert_eq!(node.snapshot(&dirs), before);
+}
+
+#[test]
+fn a_run_that_is_killed_anywhere_is_completed_by_the_next() {
+    // F-C2, F-C4: the kill comes at the n-th system call that changes
+    // something or talks to somebody.
+    if !can_run("a_run_that_is_killed_anywhere_is_completed_by_the_next") {
+        return;
+    }
+    let node = Node::boot(&root::debian("sid"), &[]);
+    let dirs = ["/etc/containerd", "/etc/criu", "/var/lib/zeropod", "/var/lib/containerd/opt"];
+    let before = node.snapshot(&dirs);
+    for args in [&[][..], &["-uninstall"]] {
+        let installs = args.is_empty();
+        let mut kills = 0;
+        loop {
+            if !installs {
+                node.installer(&[]).ok();
+            }
+            if killed_at(&node, kills + 1, args).code == Some(0) {
+                break;
+            }
+            kills += 1;
+            // containerd could start at any time.
+            node.run(&["containerd", "config", "dump"]).ok();
+            // The next run may want the same, or the opposite at once.
+            if kills % 3 != 0 {
+                node.installer(args).ok();
+                let served = node.handlers().unwrap().contains_key("zeropod");
+                assert_eq!(served, installs, "{args:?} killed at {kills}");
+            }
+            node.installer(&["-uninstall"]).ok();
+            assert!(!node.handlers().unwrap().contains_key("zeropod"));
+            let after = node.snapshot(&dirs);
+            let left: Vec<_> =
+                after.keys().filter(|path| before.get(*path) != after.get(*path)).collect();
+            assert!(after == before, "{args:?} killed at {kills}: {left:?}");
+        }
+        assert!(kills > 10, "{kills} kills with {args:?}");
+        node.installer(&["-uninstall"]).ok();
+    }
+}
+
+/// Runs the installer and kills it at its n-th call.
+fn killed_at(node: &Node, n: usize, args: &[&str]) -> Outcome {
+    let calls = "rename,mkdir,unlink,rmdir,fsync,connect";
+    let inject = format!("inject={calls}:signal=SIGKILL:when={n}");
+    let strace =
+        ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", &inject];
+    node.installer_under(&strace, args)
+}

@@ -1,0 +1,139 @@
+//! Nodes on which installing must fail, and leave everything as it was.
+
+use std::fs;
+
+use crate::bed::{
+    can_run,
+    node::{Node, Outcome},
+    root,
+};
+
+const DIRS: [&str; 3] = ["/etc/containerd", "/etc/criu", "/var/lib/containerd/opt"];
+const CONFIG: &str = "/etc/containerd/config.toml";
+
+#[test]
+fn a_node_in_trouble_is_left_as_it_was() {
+    // I7, I13, I18, F-B7, F-C22.
+    if !can_run("a_node_in_trouble_is_left_as_it_was") {
+        return;
+    }
+    let node = Node::boot(&root::debian("sid"), &[]);
+    for trouble in [
+        broken_configuration,
+        read_only_configuration,
+        full_disk_for_binaries,
+        full_disk_for_configuration,
+        configuration_that_containerd_rejects,
+        configuration_that_containerd_does_not_start_with,
+        silent_systemd,
+    ] {
+        trouble(&node);
+        assert!(!node.handlers().unwrap().contains_key("zeropod"));
+        node.installer(&["-uninstall"]).ok();
+    }
+    // After all that it still can be done.
+    node.installer(&[]).ok();
+    assert!(node.handlers().unwrap().contains_key("zeropod"));
+}
+
+/// Runs the installer, and sees to it that it fails, says why, changes nothing
+/// and restarts nothing.
+fn fails(node: &Node, why: &str) {
+    let (before, start) = (node.snapshot(&DIRS), node.containerd_start());
+    assert_complains(node.installer(&["-timeout=20s"]), why);
+    let after = node.snapshot(&DIRS);
+    let configs = |files: &std::collections::BTreeMap<std::path::PathBuf, Vec<u8>>| {
+        let mut files = files.clone();
+        // The runtime's own files may be there already; nobody uses them.
+        files.retain(|path, _| path.starts_with("/etc/containerd"));
+        files
+    };
+    assert_eq!(configs(&after), configs(&before), "{why}");
+    assert_eq!(node.containerd_start(), start, "{why}");
+}
+
+fn assert_complains(outcome: Outcome, why: &str) {
+    let said = outcome.refused();
+    assert!(said.contains(why), "{said:?} says nothing of {why:?}");
+}
+
+fn broken_configuration(node: &Node) {
+    let good = node.read(CONFIG);
+    fs::write(node.path(CONFIG), format!("{good}\n[plugins\n")).unwrap();
+    fails(node, "/etc/containerd/config.toml is not valid TOML: TOML parse error at line 11");
+    fs::write(node.path(CONFIG), good).unwrap();
+}
+
+fn read_only_configuration(node: &Node) {
+    node.run(&["mount", "--bind", "/etc/containerd", "/etc/containerd"]).ok();
+    node.run(&["mount", "-o", "remount,ro,bind", "/etc/containerd"]).ok();
+    fails(node, "it cannot be written, and it imports no directory that can");
+    node.run(&["umount", "/etc/containerd"]).ok();
+}
+
+fn full_disk_for_binaries(node: &Node) {
+    // Room for the directories and the library, not for the programs.
+    node.run(&["mkdir", "-p", "/var/lib/containerd/opt"]).ok();
+    let mount = ["mount", "-t", "tmpfs", "-o", "size=20k", "tmpfs", "/var/lib/containerd/opt"];
+    node.run(&mount).ok();
+    fails(node, "No space left on device");
+    let shim = node.path("/var/lib/containerd/opt/bin/containerd-shim-zeropod-v2");
+    assert!(!shim.exists(), "no half of a program");
+    node.installer(&["-uninstall"]).ok();
+    node.run(&["umount", "/var/lib/containerd/opt"]).ok();
+}
+
+fn full_disk_for_configuration(node: &Node) {
+    let config = node.read(CONFIG);
+    node.run(&["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", "/etc/containerd"]).ok();
+    fs::write(node.path(CONFIG), config).unwrap();
+    fails(node, "cannot write /etc/containerd/conf");
+    node.run(&["umount", "/etc/containerd"]).ok();
+}
+
+fn configuration_that_containerd_rejects(node: &Node) {
+    let restore =
+        replace_containerd(node, "case \"$*\" in *dump*) echo 'no such thing' >&2; exit 1;; esac");
+    fails(
+        node,
+        "containerd rejects the changed configuration, so it was taken back: no such thing",
+    );
+    restore();
+}
+
+fn configuration_that_containerd_does_not_start_with(node: &Node) {
+    let restore = replace_containerd(node, "case \"$*\" in *dump*) ;; *) exit 1;; esac");
+    let before = node.snapshot(&["/etc/containerd"]);
+    let said = node.installer(&["-timeout=20s"]).refused();
+    assert!(
+        said.contains("did not work with the changed configuration, so it was taken back"),
+        "{said}"
+    );
+    assert_eq!(node.snapshot(&["/etc/containerd"]), before);
+    assert!(node.handlers().is_some(), "it runs with the old one");
+    restore();
+}
+
+/// Makes containerd do something else when our handler is configured. Returns
+/// how to undo it.
+fn replace_containerd<'a>(node: &'a Node, instead: &str) -> impl FnOnce() + use<'a> {
+    let script = format!(
+        "#!/bin/sh\nif grep -qr runtimes.zeropod /etc/containerd; then {instead}; fi\nexec /usr/bin/containerd.real \"$@\"\n"
+    );
+    node.run(&["cp", "/usr/bin/containerd", "/usr/bin/containerd.real"]).ok();
+    node.run(&["rm", "/usr/bin/containerd"]).ok();
+    fs::write(node.path("/usr/bin/containerd"), script).unwrap();
+    node.run(&["chmod", "755", "/usr/bin/containerd"]).ok();
+    || {
+        node.run(&["mv", "/usr/bin/containerd.real", "/usr/bin/containerd"]).ok();
+    }
+}
+
+fn silent_systemd(node: &Node) {
+    // A socket that takes connections and never answers (F-C7).
+    node.run(&["mv", "/run/systemd/private", "/run/systemd/private.real"]).ok();
+    let _silent =
+        std::os::unix::net::UnixListener::bind(node.path("/run/systemd/private")).unwrap();
+    fails(node, "systemd cannot connect to /run/systemd/private: it did not answer in time");
+    node.run(&["mv", "/run/systemd/private.real", "/run/systemd/private"]).ok();
+}
