@@ -17,6 +17,7 @@ const MODULE: GoModule = GoModule {
         ("go.sum", include_str!("../go/kube-apiserver/go.sum")),
         ("main.go", include_str!("../go/kube-apiserver/main.go")),
     ],
+    package: ".",
     check: &["-h"],
 };
 

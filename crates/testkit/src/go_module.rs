@@ -21,6 +21,8 @@ pub(crate) struct GoModule {
     pub(crate) name: &'static str,
     /// Its files: name and text. Part of this crate, so that a build needs no checkout.
     pub(crate) sources: &'static [(&'static str, &'static str)],
+    /// What to build: `.`, or a program of a module that it requires.
+    pub(crate) package: &'static str,
     /// Arguments that only print something, to see whether the program runs.
     pub(crate) check: &'static [&'static str],
 }
@@ -55,7 +57,7 @@ impl GoModule {
         run(Command::new(new_enough_go()?)
             .args(["build", "-trimpath", "-ldflags=-s -w", "-o"])
             .arg(dir.join(self.name))
-            .arg(".")
+            .arg(self.package)
             .current_dir(&source)
             .env("CGO_ENABLED", "0"))?;
         fs::remove_dir_all(&source)

@@ -77,7 +77,27 @@ const TTRPC_PEER: GoModule = GoModule {
         ("go.sum", include_str!("../go/ttrpc-peer/go.sum")),
         ("main.go", include_str!("../go/ttrpc-peer/main.go")),
     ],
+    package: ".",
     check: &["-h"],
+};
+
+/// The real containerd-shim-zeropod-v2, of zeropod 0.12.1.
+///
+/// # Errors
+/// When there is no Go, or the module does not build.
+pub fn zeropod_shim() -> Result<PathBuf, ToolError> {
+    Ok(ZEROPOD_SHIM.program()?)
+}
+
+const ZEROPOD_SHIM: GoModule = GoModule {
+    name: "containerd-shim-zeropod-v2",
+    sources: &[
+        ("go.mod", include_str!("../go/zeropod-shim/go.mod")),
+        ("go.sum", include_str!("../go/zeropod-shim/go.sum")),
+        ("tools.go", include_str!("../go/zeropod-shim/tools.go")),
+    ],
+    package: "github.com/ctrox/zeropod/cmd/shim",
+    check: &["-v"],
 };
 
 /// Path of `runc`.

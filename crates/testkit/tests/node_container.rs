@@ -1,7 +1,7 @@
 //! A real container, checkpointed and restored.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::{fs, net::IpAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, net::IpAddr, path::Path, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -70,6 +70,7 @@ fn config(dir: &Path, sandbox: &Sandbox) -> ContainerConfig {
         netns: sandbox.netns_path(),
         program: env!("CARGO_BIN_EXE_counter-server").into(),
         args: vec![PORT.to_string()],
+        annotations: BTreeMap::new(),
         runc: tools::runc().unwrap(),
         criu: Some(tools::criu().unwrap()),
     }

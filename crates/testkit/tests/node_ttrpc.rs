@@ -126,7 +126,7 @@ async fn a_go_client_reads_the_stand_in() {
     assert!(status.contains(r#""id":"c0ffee""#) && status.contains("RUNNING"), "{status}");
     assert_eq!(
         client(&["status", "decaf"]).next().await,
-        "error Unknown could not find container decaf"
+        "error Unknown could not find zeropod container with id: decaf"
     );
 
     let mut subscriber = client(&["subscribe"]);

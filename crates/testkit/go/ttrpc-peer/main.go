@@ -127,7 +127,7 @@ func serve(socket string, messages schema) error {
 				}
 				id := request.Get(request.Descriptor().Fields().ByName("id")).String()
 				if id != "c0ffee" {
-					return nil, fmt.Errorf("could not find container %s", id)
+					return nil, fmt.Errorf("could not find zeropod container with id: %s", id)
 				}
 				return messages.fromJSON("ContainerStatus",
 					`{"id":"c0ffee","name":"app","podName":"web","podNamespace":"default","phase":"RUNNING"}`)

@@ -6,6 +6,7 @@ pub mod container;
 mod error;
 mod isolated;
 pub mod netns;
+pub mod real_shim;
 pub mod sandbox;
 pub mod shim;
 pub mod stand_in;

@@ -129,7 +129,26 @@ impl Activator {
         W: Fn() -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<(), WakeError>> + Send + 'static,
     {
-        let maps = wait_for_maps(&config).await?;
+        let mut pause = Duration::from_millis(100);
+        loop {
+            if let Some(activator) = Self::try_start(config.clone(), wake.clone()).await? {
+                return Ok(activator);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(config.longest_retry);
+        }
+    }
+
+    /// Starts if a redirector is attached.
+    ///
+    /// # Errors
+    /// As [`Activator::start`].
+    pub async fn try_start<W, F>(config: ActivatorConfig, wake: W) -> Result<Option<Self>, Error>
+    where
+        W: Fn() -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<(), WakeError>> + Send + 'static,
+    {
+        let Some(maps) = Maps::open(&config.maps)? else { return Ok(None) };
         let netns = NetNs::open(&config.netns)?;
         let shared = Arc::new(Shared { config, maps, netns });
         let mut listening = JoinSet::new();
@@ -143,7 +162,7 @@ impl Activator {
             proxies.push((port, proxy));
             listening.spawn(proxy::accept(listener, port, Arc::clone(&shared), wake.clone()));
         }
-        Ok(Self { shared, proxies, _listening: listening })
+        Ok(Some(Self { shared, proxies, _listening: listening }))
     }
 
     /// Application ports with the ports that they are redirected to.
@@ -199,16 +218,5 @@ impl Shared {
             .await
             .and_then(|listener| TcpListener::from_std(listener?))
             .map_err(Error::io("listen in", &self.config.netns))
-    }
-}
-
-async fn wait_for_maps(config: &ActivatorConfig) -> Result<Maps, Error> {
-    let mut pause = Duration::from_millis(100);
-    loop {
-        if let Some(maps) = Maps::open(&config.maps)? {
-            return Ok(maps);
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(config.longest_retry);
     }
 }

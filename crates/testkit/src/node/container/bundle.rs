@@ -17,7 +17,7 @@ use crate::node::Error;
 /// packets are not held back during a dump.
 const CRIU_SETTINGS: &str = "tcp-close\nskip-in-flight\nnetwork-lock skip\n";
 
-pub(super) fn write(config: &ContainerConfig) -> Result<(), Error> {
+pub(in crate::node) fn write(config: &ContainerConfig) -> Result<(), Error> {
     let root = config.dir.join("rootfs");
     // CRIU wants a writable root with /tmp.
     for dir in ["proc", "dev", "tmp"] {
@@ -43,6 +43,8 @@ fn oci_config(config: &ContainerConfig, criu: &Path) -> Value {
     let mut args = vec![inside_path(config).to_string_lossy().into_owned()];
     args.extend(config.args.iter().cloned());
     let short_id: String = config.id.chars().take(16).collect();
+    let mut annotations = config.annotations.clone();
+    annotations.insert("org.criu.config".into(), criu.to_string_lossy().into_owned());
     // For ports below 1024.
     let capabilities = ["CAP_NET_BIND_SERVICE"];
     json!({
@@ -71,7 +73,7 @@ fn oci_config(config: &ContainerConfig, criu: &Path) -> Value {
                 "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
             },
         ],
-        "annotations": { "org.criu.config": criu },
+        "annotations": annotations,
         "linux": {
             "namespaces": [
                 { "type": "pid" },

@@ -3,8 +3,10 @@
 
 mod bundle;
 
+pub(super) use self::bundle::write as write_bundle;
+
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     env,
     ffi::OsString,
     fs,
@@ -39,6 +41,8 @@ pub struct ContainerConfig {
     pub program: PathBuf,
     /// Arguments of the program, without its name.
     pub args: Vec<String>,
+    /// Annotations of the OCI configuration.
+    pub annotations: BTreeMap<String, String>,
     /// `runc`, as from [`tools::runc`](crate::tools::runc).
     pub runc: PathBuf,
     /// Directory of `criu`, as from [`tools::criu`](crate::tools::criu).
@@ -62,7 +66,7 @@ impl Container {
     /// # Errors
     /// When its files cannot be written or runc fails.
     pub async fn create(config: ContainerConfig) -> Result<Self, Error> {
-        bundle::write(&config)?;
+        write_bundle(&config)?;
         let container = Self { config, output: Output::new()?, exists: AtomicBool::new(false) };
         container.create_again().await?;
         Ok(container)
@@ -146,6 +150,14 @@ impl Container {
         self.runc(&["delete", "--force", &self.config.id].map(OsString::from), false).await?;
         self.exists.store(false, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What a drop does: kills it if it is there, and blocks until it is gone.
+    pub fn kill(&self) {
+        if self.exists.swap(false, Ordering::Relaxed) {
+            // Nobody is left to tell of a failure.
+            let _ = self.runc_command().args(["delete", "--force", &self.config.id]).status();
+        }
     }
 
     /// Leaves it running when this is dropped, as a shim does that dies
@@ -243,10 +255,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        if self.exists.load(Ordering::Relaxed) {
-            // Nobody is left to tell of a failure.
-            let _ = self.runc_command().args(["delete", "--force", &self.config.id]).status();
-        }
+        self.kill();
     }
 }
 
@@ -294,7 +303,7 @@ fn keep_reading(mut reader: PipeReader, kept: &Mutex<VecDeque<u8>>) {
     }
 }
 
-fn path_with(first: &Path) -> OsString {
+pub(super) fn path_with(first: &Path) -> OsString {
     let rest = env::var_os("PATH").unwrap_or_default();
     let mut path = first.as_os_str().to_owned();
     path.push(":");

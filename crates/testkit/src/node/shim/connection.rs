@@ -1,7 +1,6 @@
 //! One connection to a shim, served as Go's ttrpc server does.
 
 use std::{
-    io,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
@@ -181,14 +180,15 @@ fn unary(shared: &Shared, stream: u32, request: &Request) -> Vec<u8> {
         let message = "ttrpc: error unmarshalling payload: proto: cannot parse";
         return frame::error(stream, Code::INTERNAL, message);
     };
-    match shared.state().status(&id, SystemTime::now()) {
-        Some(status) => frame::response(stream, &encode(&status)),
-        None => frame::error(stream, Code::UNKNOWN, &format!("could not find container {id}")),
+    if let Some(status) = shared.state().status(&id, SystemTime::now()) {
+        return frame::response(stream, &encode(&status));
     }
+    let message = format!("could not find zeropod container with id: {id}");
+    frame::error(stream, Code::UNKNOWN, &message)
 }
 
 /// Sends events until the connection or the time ends. Of a closed connection
-/// and an event it takes either: so a dead subscriber can swallow one.
+/// and an event it takes either: so a dead subscriber can swallow some.
 async fn subscribe(connection: &Connection, stream: u32, timeout_nano: i64) -> Done {
     let Shared { counters, queue, commands, .. } = &*connection.shared;
     let _open = Open::count(&counters.open_subscriptions);
@@ -213,9 +213,9 @@ async fn subscribe(connection: &Connection, stream: u32, timeout_nano: i64) -> D
             },
             event = queue.pop() => event,
         };
+        // A Go handler logs the failure and goes on to the next pick.
         let sent = connection.send(&frame::data(stream, &encode(&event))).await;
         let counter = if sent.is_ok() { &counters.delivered } else { &counters.lost };
         counter.fetch_add(1, Ordering::Relaxed);
-        sent.map_err(|error| io::Error::new(error.kind(), "subscriber is gone"))?;
     }
 }

@@ -1,8 +1,10 @@
 //! One container from its start through scale-downs and wake-ups to its end.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
     time::Instant,
 };
@@ -29,6 +31,8 @@ pub(super) struct Managed {
     /// Holds the activator.
     task: Mutex<JoinHandle<()>>,
 }
+
+type WakeFuture = Pin<Box<dyn Future<Output = Result<(), WakeError>> + Send>>;
 
 /// Where a container lives.
 #[derive(Debug)]
@@ -86,6 +90,7 @@ impl Managed {
             netns: path_of_pid(place.sandbox_pid),
             program: spec.program.clone(),
             args: spec.args.clone(),
+            annotations: BTreeMap::new(),
             runc: config.runc.clone(),
             criu: config.criu.clone(),
         })
@@ -101,7 +106,7 @@ impl Managed {
             running: watch::Sender::new(true),
         });
         inner.tell(What::Started { pid: inner.container.pid() });
-        let attached = inner.prepare_redirector().await;
+        let attached = inner.first_attempt().await;
         inner.service.started(&inner.spec.id)?;
         let task = tokio::spawn(Arc::clone(&inner).run(attached));
         Ok(Self { inner, task: Mutex::new(task) })
@@ -132,47 +137,41 @@ impl Managed {
 impl Drop for Managed {
     fn drop(&mut self) {
         self.task.get_mut().abort();
+        // Now, not when the task is gone: its files may be removed next.
+        self.inner.container.kill();
     }
 }
 
 impl Inner {
     /// Has the redirector attached, or shows a manager the sandbox, so that it
-    /// attaches it.
-    async fn prepare_redirector(&self) -> Result<(), Error> {
+    /// attaches it, and starts the activator if that is done already.
+    async fn first_attempt(self: &Arc<Self>) -> Result<Option<Activator>, Error> {
         let Place { sandbox_pid, maps, .. } = &self.place;
         match &self.config.attached_by {
-            AttachedBy::Manager => fs::create_dir_all(maps).map_err(Error::io("create", maps)),
+            AttachedBy::Manager => fs::create_dir_all(maps).map_err(Error::io("create", maps))?,
             AttachedBy::Shim { helper } => {
-                attach::run_helper(helper, &self.config.maps_dir, *sandbox_pid).await
+                attach::run_helper(helper, &self.config.maps_dir, *sandbox_pid).await?;
             }
         }
+        Activator::try_start(self.activator_config(), self.wake_hook()).await
     }
 
     /// Scales down whenever the container is idle; never if nothing is
     /// attached.
-    async fn run(self: Arc<Self>, attached: Result<(), Error>) {
-        let result = match attached {
-            Ok(()) => self.manage().await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = result {
+    async fn run(self: Arc<Self>, attached: Result<Option<Activator>, Error>) {
+        if let Err(error) = self.manage(attached).await {
             self.tell(What::Unmanaged { reason: chain(&error) });
         }
     }
 
-    async fn manage(self: &Arc<Self>) -> Result<(), Error> {
-        // Weak, since the activator is in here as well.
-        let weak = Arc::downgrade(self);
-        let wake = move || {
-            let container = weak.upgrade();
-            async move {
-                match container {
-                    Some(container) => container.wake().await,
-                    None => Err("the container is gone".into()),
-                }
-            }
+    async fn manage(
+        self: &Arc<Self>,
+        attached: Result<Option<Activator>, Error>,
+    ) -> Result<(), Error> {
+        let activator = match attached? {
+            Some(activator) => activator,
+            None => Activator::start(self.activator_config(), self.wake_hook()).await?,
         };
-        let activator = Activator::start(self.activator_config(), wake).await?;
         self.tell(What::Registered { ports: activator.proxies().to_vec() });
         if self.spec.scaledown.is_zero() {
             std::future::pending::<()>().await;
@@ -184,6 +183,22 @@ impl Inner {
             activator.idle(self.spec.scaledown).await?;
             self.tell(What::Idle);
             self.scale_down(&activator).await?;
+        }
+    }
+
+    /// Weak, since the container's task owns the activator.
+    fn wake_hook(
+        self: &Arc<Self>,
+    ) -> impl Fn() -> WakeFuture + Clone + Send + Sync + 'static + use<> {
+        let weak = Arc::downgrade(self);
+        move || {
+            let container = weak.upgrade();
+            Box::pin(async move {
+                match container {
+                    Some(container) => container.wake().await,
+                    None => Err("the container is gone".into()),
+                }
+            })
         }
     }
 
