@@ -13,7 +13,7 @@ use crate::{
     Error, Mechanism, bpf, clsact,
     error::chain,
     maps::Maps,
-    object::{Globals, Identity, Programs},
+    object::{Comm, Globals, Identity, Programs},
 };
 
 /// A direction of an interface of the calling thread's network namespace.
@@ -85,11 +85,11 @@ impl Hook<'_> {
     }
 
     /// What the program behind a link was told, if it is a redirector.
-    pub(crate) fn globals(&self, link: &OwnedFd) -> Result<Option<Globals>, Error> {
+    pub(crate) fn globals(&self, link: &OwnedFd, comm: Comm) -> Result<Option<Globals>, Error> {
         let read = || {
             let Some(info) = bpf::link_info(link)? else { return Ok(None) };
             let program = bpf::program_by_id(info.program)?;
-            Globals::of(&bpf::program_info(&program)?)
+            Globals::of(&bpf::program_info(&program)?, comm)
         };
         read().map_err(Error::io("examine", self.pin()))
     }

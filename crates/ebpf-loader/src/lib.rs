@@ -22,6 +22,7 @@
 //! replaced, since it has them open.
 
 mod bpf;
+mod btf;
 mod clsact;
 mod error;
 mod hook;

@@ -10,12 +10,13 @@ use std::{
 };
 
 use aya_obj::generated::bpf_insn;
+use tracing::debug;
 use zeropod_redirector_abi::{
-    Direction, EGRESS_PROGRAM, INGRESS_PROGRAM, PROBE_BINARY_NAME, TRACKER_IGNORE_LOCALHOST,
-    comm_name,
+    Direction, EGRESS_PROGRAM, INGRESS_PROGRAM, NO_TASK_COMM, PROBE_BINARY_NAME, TASK_COMM_OFFSET,
+    TRACKER_IGNORE_LOCALHOST, comm_name,
 };
 
-use crate::{Error, bpf, maps::Maps};
+use crate::{Error, bpf, btf, maps::Maps};
 
 /// The object that is loaded for each sandbox: an ELF file for BPF, made by
 /// `cargo xtask build-ebpf`. Other loaders take it as well (aya, libbpf).
@@ -35,20 +36,65 @@ pub static REDIRECTOR: &[u8] = {
 pub(crate) struct Globals {
     pub(crate) probe_binary_name: String,
     pub(crate) ignore_localhost: bool,
+    pub(crate) comm: Comm,
+}
+
+/// How the programs learn the name of the current task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Comm {
+    /// By a helper.
+    Helper,
+    /// From an offset in the task's structure.
+    Offset(u32),
+    /// Not at all.
+    Unknown,
+}
+
+impl Comm {
+    /// The first way that the kernel allows.
+    pub(crate) fn detect(maps: &Maps) -> Result<Self, Error> {
+        let globals =
+            |comm| Globals { probe_binary_name: String::new(), ignore_localhost: false, comm };
+        let helper = Programs::load(&globals(Self::Helper), maps);
+        let Err(Error::Program { .. }) = helper else { return helper.map(|_| Self::Helper) };
+        let by_offset = btf::task_comm_offset().map(Self::Offset);
+        match by_offset {
+            Ok(by_offset) if Programs::load(&globals(by_offset), maps).is_ok() => Ok(by_offset),
+            other => {
+                debug!(?other, "the programs cannot learn the names of tasks");
+                Ok(Self::Unknown)
+            }
+        }
+    }
+
+    fn offset(self) -> u32 {
+        match self {
+            Self::Helper => 0,
+            Self::Offset(offset) => offset,
+            Self::Unknown => NO_TASK_COMM,
+        }
+    }
 }
 
 impl Globals {
-    /// What a loaded redirector was told, of ours or of zeropod 0.12's, whose
-    /// read-only data begins with the same: 16 bytes of a name, then a bool.
-    pub(crate) fn of(program: &bpf::ProgramInfo) -> io::Result<Option<Self>> {
+    /// What a loaded redirector was told, of ours or of zeropod 0.12's.
+    pub(crate) fn of(program: &bpf::ProgramInfo, comm: Comm) -> io::Result<Option<Self>> {
         let Some(data) = read_only_data(program)? else { return Ok(None) };
-        let (Some(name), Some(ignore_localhost)) = (data.get(..16), data.get(16)) else {
+        // Both begin with 16 bytes of a name. Then C keeps the order of the
+        // source, and rustc that of the alphabet.
+        let ignore_localhost = match data.len() {
+            24 => data.get(16),
+            21 => data.get(20),
+            _ => None,
+        };
+        let (Some(name), Some(ignore_localhost)) = (data.get(..16), ignore_localhost) else {
             return Ok(None);
         };
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
         Ok(Some(Self {
             probe_binary_name: String::from_utf8_lossy(name).into_owned(),
             ignore_localhost: *ignore_localhost != 0,
+            comm,
         }))
     }
 }
@@ -65,7 +111,9 @@ impl Programs {
         let mut object = aya_obj::Object::parse(REDIRECTOR).map_err(Error::object)?;
         let comm = comm_name(&globals.probe_binary_name);
         let ignore_localhost = [u8::from(globals.ignore_localhost)];
+        let comm_offset = globals.comm.offset().to_ne_bytes();
         let globals = [
+            (TASK_COMM_OFFSET, (comm_offset.as_slice(), true)),
             (PROBE_BINARY_NAME, (comm.as_slice(), true)),
             (TRACKER_IGNORE_LOCALHOST, (ignore_localhost.as_slice(), true)),
         ];

@@ -21,7 +21,6 @@ use crate::{
     Attachment, Degraded, Error, ManagedBy, Mechanism, SandboxState, State,
     error::chain,
     node::{self, Watch},
-    object::Globals,
     repair::KubeletAddresses,
     sandbox::{Attacher, Outcome, Sandbox},
 };
@@ -124,14 +123,13 @@ impl Redirectors {
     pub async fn run(self, shutdown: CancellationToken) {
         let Self { config, only, replace_shim_programs, state, kubelet } = self;
         let mut kubelet = kubelet.subscribe();
-        let globals = Globals {
-            probe_binary_name: config.probe_binary_name.clone(),
-            ignore_localhost: config.ignore_localhost,
-        };
+        let Config { probe_binary_name, ignore_localhost, .. } = config.clone();
+        let attacher =
+            Attacher::new(probe_binary_name, ignore_localhost, only, replace_shim_programs);
         let mut tracker = Tracker {
             config,
             state,
-            attacher: Arc::new(Attacher::new(globals, only, replace_shim_programs)),
+            attacher: Arc::new(attacher),
             kubelet: *kubelet.borrow_and_update(),
             plans: BTreeMap::new(),
             running: JoinSet::new(),

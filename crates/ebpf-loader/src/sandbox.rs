@@ -8,7 +8,7 @@ use std::{
     fs,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use crate::{
     hook::Hook,
     interfaces::interfaces,
     maps::Maps,
-    object::{Globals, Identity, Programs},
+    object::{Comm, Globals, Identity, Programs},
     repair::{KubeletAddresses, forget_before, restore_redirects},
     sandbox_id::SandboxId,
 };
@@ -51,14 +51,19 @@ pub(crate) struct Sandbox {
 /// What does not depend on the sandbox.
 #[derive(Debug)]
 pub(crate) struct Attacher {
-    /// What our programs are told, where no shim told them otherwise.
-    pub(crate) globals: Globals,
+    /// Name of the process that probes, where no shim says otherwise.
+    pub(crate) probe_binary_name: String,
+    /// Whether packets from localhost are no activity, where no shim says
+    /// otherwise.
+    pub(crate) ignore_localhost: bool,
     /// The only mechanism to attach by.
     pub(crate) only: Option<Mechanism>,
     /// Whether programs that a shim attached are replaced by ours.
     pub(crate) replace_shim_programs: bool,
-    /// Known from the first sandbox on: nothing is loaded before that. Shims
-    /// may have told their programs something else, each the same.
+    /// Known from the first sandbox on: nothing is loaded before that.
+    comm: OnceLock<Comm>,
+    /// As above. Shims may have told their programs something else, each the
+    /// same.
     identities: Mutex<HashMap<Globals, Identity>>,
 }
 
@@ -78,11 +83,19 @@ pub(crate) enum Outcome {
 
 impl Attacher {
     pub(crate) fn new(
-        globals: Globals,
+        probe_binary_name: String,
+        ignore_localhost: bool,
         only: Option<Mechanism>,
         replace_shim_programs: bool,
     ) -> Self {
-        Self { globals, only, replace_shim_programs, identities: Mutex::default() }
+        Self {
+            probe_binary_name,
+            ignore_localhost,
+            only,
+            replace_shim_programs,
+            comm: OnceLock::new(),
+            identities: Mutex::default(),
+        }
     }
 
     /// Attaches whatever is missing, is not ours, or hangs on another device;
@@ -152,17 +165,30 @@ impl Attacher {
         sandbox: &Sandbox,
         hooks: &[(Hook<'_>, Option<OwnedFd>)],
     ) -> Result<Globals, Error> {
+        let comm = self.comm()?;
         if sandbox.managed_by == ManagedBy::Shim {
             for (hook, link) in hooks {
                 if let Some(link) = link
                     && hook.direction == Direction::Ingress
-                    && let Some(globals) = hook.globals(link)?
+                    && let Some(globals) = hook.globals(link, comm)?
                 {
                     return Ok(globals);
                 }
             }
         }
-        Ok(self.globals.clone())
+        Ok(Globals {
+            probe_binary_name: self.probe_binary_name.clone(),
+            ignore_localhost: self.ignore_localhost,
+            comm,
+        })
+    }
+
+    fn comm(&self) -> Result<Comm, Error> {
+        if let Some(comm) = self.comm.get() {
+            return Ok(*comm);
+        }
+        let comm = Comm::detect(&Maps::unpinned()?)?;
+        Ok(*self.comm.get_or_init(|| comm))
     }
 
     fn identity(&self, globals: &Globals) -> Result<Identity, Error> {

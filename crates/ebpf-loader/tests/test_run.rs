@@ -9,7 +9,7 @@ use common::{
     packet::{ACK, FIN, PSH, RST, SYN, Tcp, tcp_checksum},
     redirector::{APP, CLIENT_PORT, PROXY, Redirector, address, requests},
 };
-use zeropod_redirector_abi::INGRESS_PROGRAM;
+use zeropod_redirector_abi::{INGRESS_PROGRAM, NO_TASK_COMM};
 
 #[test]
 fn a_request_to_a_scaled_down_port_goes_to_the_proxy_b2() {
@@ -141,6 +141,31 @@ fn without_an_address_the_kubelet_is_known_by_name_b16() {
             }
         }
     };
+    as_kubelet.spawn(test).unwrap().join().unwrap();
+}
+
+#[test]
+fn the_name_is_learnt_from_the_task_itself_on_kernels_before_6_16() {
+    if !can_run(&["bpftool"]) {
+        return;
+    }
+    // As the loader finds it, but by other means.
+    let types = common::sh("bpftool btf dump file /sys/kernel/btf/vmlinux format raw");
+    let mut members = types.lines().skip_while(|line| !line.contains(" STRUCT 'task_struct' "));
+    let comm = members.find(|line| line.trim_start().starts_with("'comm' ")).unwrap();
+    let bits: u32 = comm.rsplit_once('=').unwrap().1.parse().unwrap();
+    let test = move || {
+        for (offset, is_known) in [(bits / 8, true), (bits / 8 + 16, false), (NO_TASK_COMM, false)]
+        {
+            for request in requests() {
+                let mut redirector = Redirector::told("a-kubelet", true, offset);
+                redirector.map("socket_tracker").insert(APP, 0_u64, 0).unwrap();
+                redirector.ingress(&request);
+                assert_eq!(redirector.activity() == 0, is_known, "{offset}");
+            }
+        }
+    };
+    let as_kubelet = std::thread::Builder::new().name("a-kubelet".to_owned());
     as_kubelet.spawn(test).unwrap().join().unwrap();
 }
 

@@ -98,6 +98,14 @@ pub const PROBE_BINARY_NAME: &str = "probe_binary_name";
 /// Global (u8): 1 when packets from 127.0.0.1 and `::1` are no activity.
 pub const TRACKER_IGNORE_LOCALHOST: &str = "tracker_ignore_localhost";
 
+/// Global (u32): how the program learns the name of the current task. 0: by
+/// `bpf_get_current_comm`, which classifiers may call since Linux 6.16.
+/// [`NO_TASK_COMM`]: not at all. Else from this offset in `struct task_struct`.
+pub const TASK_COMM_OFFSET: &str = "task_comm_offset";
+
+/// Value of [`TASK_COMM_OFFSET`] when the name cannot be learnt.
+pub const NO_TASK_COMM: u32 = u32::MAX;
+
 /// A task's `comm` as the kernel keeps it: at most 15 bytes and a NUL
 /// (`TASK_COMM_LEN`).
 pub type CommName = [u8; 16];

@@ -48,6 +48,10 @@ pub(crate) static PROBE_BINARY_NAME: Global<[u64; 2]> = Global::new(words(comm_n
 #[unsafe(export_name = "tracker_ignore_localhost")]
 pub(crate) static TRACKER_IGNORE_LOCALHOST: Global<u8> = Global::new(1);
 
+/// How the name of the current task is learnt.
+#[unsafe(export_name = "task_comm_offset")]
+pub(crate) static TASK_COMM_OFFSET: Global<u32> = Global::new(0);
+
 const fn words(name: CommName) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, rest @ ..] = name;
     [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)]

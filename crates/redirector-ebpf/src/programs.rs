@@ -3,10 +3,13 @@
 
 use aya_ebpf::{
     bindings::TC_ACT_UNSPEC,
-    helpers::generated::{bpf_get_current_comm, bpf_ktime_get_ns},
+    helpers::generated::{
+        bpf_get_current_comm, bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_kernel,
+    },
     macros::classifier,
     programs::TcContext,
 };
+use zeropod_redirector_abi::NO_TASK_COMM;
 use zeropod_redirector_ebpf::packet::{
     self, IpVersion, Plain, Purpose, Segment, TCP_CHECKSUM, TCP_DESTINATION, TCP_SOURCE,
 };
@@ -15,7 +18,8 @@ use crate::{
     flow::{Flow, Ip, Ipv4, Ipv6, Socket},
     maps::{
         ACTIVE_CONNECTIONS, DISABLE_REDIRECT, EGRESS_REDIRECTS, INGRESS_REDIRECTS,
-        PROBE_BINARY_NAME, PROXIED_CLIENTS, SOCKET_TRACKER, TRACKER_IGNORE_LOCALHOST,
+        PROBE_BINARY_NAME, PROXIED_CLIENTS, SOCKET_TRACKER, TASK_COMM_OFFSET,
+        TRACKER_IGNORE_LOCALHOST,
     },
     skb::{Copied, Linear},
 };
@@ -185,8 +189,19 @@ fn ignores_localhost() -> bool {
 #[inline(always)]
 fn is_kubelet_current() -> bool {
     let mut comm = [0_u64; 2];
-    // SAFETY: the kernel writes 16 bytes, NUL padded.
-    let failed = unsafe { bpf_get_current_comm((&raw mut comm).cast(), 16) };
+    let to = (&raw mut comm).cast();
+    // The verifier knows the value, and does not look at the other ways: this
+    // kernel may not allow them.
+    let failed = match TASK_COMM_OFFSET.load() {
+        NO_TASK_COMM => return false,
+        // SAFETY: the kernel writes 16 bytes, NUL padded.
+        0 => unsafe { bpf_get_current_comm(to, 16) },
+        // SAFETY: as above; it reads safely from wherever it is told to.
+        offset => unsafe {
+            let comm = bpf_get_current_task() + u64::from(offset);
+            bpf_probe_read_kernel(to, 16, comm as *const _)
+        },
+    };
     failed == 0 && comm == PROBE_BINARY_NAME.load()
 }
 

@@ -8,7 +8,7 @@ use aya::{
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use zeropod_ebpf_loader::REDIRECTOR;
-use zeropod_redirector_abi::{EGRESS_PROGRAM, INGRESS_PROGRAM, comm_name};
+use zeropod_redirector_abi::{EGRESS_PROGRAM, INGRESS_PROGRAM, TASK_COMM_OFFSET, comm_name};
 
 use super::packet::Tcp;
 
@@ -25,11 +25,20 @@ pub(crate) struct Redirector(pub(crate) Ebpf);
 
 impl Redirector {
     pub(crate) fn new(probe_binary_name: &str, ignore_localhost: bool) -> Self {
+        Self::told(probe_binary_name, ignore_localhost, 0)
+    }
+
+    pub(crate) fn told(
+        probe_binary_name: &str,
+        ignore_localhost: bool,
+        task_comm_offset: u32,
+    ) -> Self {
         let (name, ignore) = (comm_name(probe_binary_name), u8::from(ignore_localhost));
         let mut loader = EbpfLoader::new();
         loader.btf(None);
         loader.override_global("probe_binary_name", &name, true);
         loader.override_global("tracker_ignore_localhost", &ignore, true);
+        loader.override_global(TASK_COMM_OFFSET, &task_comm_offset, true);
         let mut object = loader.load(REDIRECTOR).unwrap();
         for (_, program) in object.programs_mut() {
             let program: &mut SchedClassifier = program.try_into().unwrap();
