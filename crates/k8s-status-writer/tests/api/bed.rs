@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use crate::daemon;
 use futures_util::stream;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::{
@@ -47,14 +48,12 @@ impl Bed {
         let namespace: String = case.replace('_', "-").chars().take(63).collect();
         let namespace = namespace.trim_end_matches('-').to_owned();
         create_namespace(&admin, &namespace).await.unwrap();
-        Self {
-            client: admin.clone(),
-            admin,
-            node: format!("node-{namespace}"),
-            namespace,
-            updates: None,
-            writer: None,
-        }
+        let node = format!("node-{namespace}");
+        let client = match cluster.name() {
+            "real" => daemon::client(cluster, &node).await,
+            _ => admin.clone(),
+        };
+        Self { client, admin, node, namespace, updates: None, writer: None }
     }
 
     /// A writer with all features on that has been told of no container.

@@ -1,10 +1,12 @@
 //! The writer against an API server: every case runs on the real
-//! kube-apiserver and on the one in process. Cases that need failures to order
-//! run on the latter only.
+//! kube-apiserver, as the account and under the policies that are shipped, and
+//! on the one in process. Cases that need failures to order run on the latter
+//! only.
 #![expect(clippy::unwrap_used, reason = "cases are functions that tests call")]
 
 mod bed;
 mod burst;
+mod daemon;
 mod faults;
 mod identity;
 mod lifetime;
@@ -34,7 +36,8 @@ macro_rules! real {
     ($module:ident::$case:ident) => {
         #[tokio::test]
         async fn $case() {
-            match zeropod_testkit::kube::RealApi::shared() {
+            let api = zeropod_testkit::kube::RealApi::shared();
+            match super::daemon::possible().and(api) {
                 Ok(api) => super::$module::$case(api).await,
                 Err(reason) => zeropod_testkit::skip::skip(&reason),
             }

@@ -206,3 +206,24 @@ fn a_pod_that_is_gone_is_left_to_the_watch() {
     assert_eq!(world.asked(), [""; 0]);
     assert_eq!((world.engine.works.len(), world.engine.timers.next()), (0, None));
 }
+
+#[test]
+fn a_missing_permission_is_a_named_state_and_tried_again() {
+    let mut world = World::synced();
+    world.pod("web", "c1");
+    world.refuse = |write| {
+        let error = WriteError::Forbidden("cannot patch resource".into());
+        matches!(write, Write::Resize(_)).then_some(error)
+    };
+    world.event("web", "c1", Phase::ScaledDown);
+    world.pass(Duration::from_mins(5));
+    // Other kinds of writes go on, and don't hide it.
+    assert_eq!(world.label("web"), "SCALED_DOWN");
+    let state = world.engine.health().subscribe().borrow().clone();
+    assert_eq!(state.degraded, BTreeSet::from([Degraded::Forbidden]));
+    assert!(world.asked().len() < 20);
+    world.refuse = |_| None;
+    world.pass(Duration::from_mins(1));
+    assert_eq!(world.cpu("web"), "1m");
+    assert!(world.engine.health().subscribe().borrow().ready());
+}
