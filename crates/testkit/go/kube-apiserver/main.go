@@ -41,6 +41,8 @@ const startDeadline = 2 * time.Minute
 func main() {
 	port := flag.Int("port", 0, "port on 127.0.0.1; 0 takes a free one")
 	flag.Parse()
+	// Whoever reads the log may be gone before the directory is.
+	signal.Ignore(syscall.SIGPIPE)
 	dir, err := os.MkdirTemp("", "zeropod-kube-apiserver-")
 	if err == nil {
 		serving := make(chan struct{})

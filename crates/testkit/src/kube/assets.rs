@@ -21,25 +21,29 @@ use super::{ApiError, io_error, process::Process, real, wait};
 const START_DEADLINE: Duration = Duration::from_mins(2);
 
 /// Runs both until its standard input ends or one of them does; $1 is the
-/// directory for all they write, $2 that of the programs, $3 the port.
+/// directory for all they write, $2 that of the programs, $3 and $4 are their ports.
 const SCRIPT: &str = r#"
-dir=$1 assets=$2 port=$3; shift 3
+dir=$1 assets=$2 port=$3 store=http://127.0.0.1:$4; shift 4
+# Whoever reads the log may be gone first.
+trap '' PIPE
 exec 3<&0
 nobody=http://127.0.0.1:0
 "$assets/etcd" --data-dir "$dir/etcd" --log-level error \
-    --listen-client-urls "unix://$dir/etcd.client" --advertise-client-urls $nobody \
+    --listen-client-urls "$store" --advertise-client-urls "$store" \
     --listen-peer-urls $nobody --initial-advertise-peer-urls $nobody --initial-cluster default=$nobody &
 etcd=$!
-"$assets/kube-apiserver" --etcd-servers "unix://$dir/etcd.client" --bind-address 127.0.0.1 --secure-port "$port" \
+"$assets/kube-apiserver" --etcd-servers "$store" --bind-address 127.0.0.1 --secure-port "$port" \
     --advertise-address 127.0.0.1 --endpoint-reconciler-type none --cert-dir "$dir/tls" \
     --token-auth-file "$dir/tokens.csv" --authorization-mode Node,RBAC --allow-privileged \
     --service-cluster-ip-range 10.96.0.0/16 --service-account-issuer https://kubernetes.default.svc \
-    --service-account-key-file "$dir/service-account.key" \
+    --service-account-key-file "$dir/service-account.pub" \
     --service-account-signing-key-file "$dir/service-account.key" "$@" &
 server=$!
 { cat <&3 >/dev/null; kill -9 $server; } &
+watcher=$!
 wait $server
-kill -9 $etcd
+# Later its number may be another's.
+kill -9 $watcher $etcd
 wait $etcd
 rm -rf "$dir"
 "#;
@@ -49,11 +53,14 @@ pub(super) fn start(assets: &Path, flags: &[&str]) -> Result<(Process, PathBuf),
     let dir = tempfile::Builder::new().prefix("zeropod-kube-apiserver-").tempdir();
     // The script removes it, also when this process is killed.
     let dir = dir.map_err(io_error("make a directory for", assets))?.keep();
-    let port = free_port().map_err(io_error("find a port for", assets))?;
+    let [port, store] = free_ports().map_err(io_error("find ports for", assets))?;
     let kubeconfig = write_credentials(&dir, port)?;
-    let port = port.to_string();
     let mut command = Command::new("sh");
-    command.args(["-c", SCRIPT, "sh"]).args([&dir, assets]).arg(port).args(flags);
+    command
+        .args(["-c", SCRIPT, "sh"])
+        .args([&dir, assets])
+        .args([port, store].map(|port| port.to_string()))
+        .args(flags);
     let (mut process, _) = Process::start(&mut command)?;
 
     let deadline = Instant::now() + START_DEADLINE;
@@ -70,24 +77,25 @@ pub(super) fn start(assets: &Path, flags: &[&str]) -> Result<(Process, PathBuf),
     Ok((process, kubeconfig))
 }
 
-/// One that was free a moment ago; the released program takes no listener.
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// Two that were free a moment ago; the released programs take no listener.
+fn free_ports() -> io::Result<[u16; 2]> {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let (one, two) = (bind()?, bind()?);
+    Ok([one.local_addr()?.port(), two.local_addr()?.port()])
 }
 
 fn write_credentials(dir: &Path, port: u16) -> Result<PathBuf, ApiError> {
-    let write = |name: &str, text: io::Result<String>| {
+    let write = |name: &str, text: String| {
         let path = dir.join(name);
-        text.and_then(|text| fs::write(&path, text)).map_err(io_error("write", &path))?;
-        Ok(path)
+        fs::write(&path, text).map_err(io_error("write", &path)).map(|()| path)
     };
-    write(
-        "service-account.key",
-        KeyPair::generate().map(|key| key.serialize_pem()).map_err(io::Error::other),
-    )?;
+    let key = KeyPair::generate().map_err(io::Error::other);
+    let key = key.map_err(io_error("make a key in", dir))?;
+    write("service-account.key", key.serialize_pem())?;
+    write("service-account.pub", key.public_key_pem())?;
     let random = || RandomState::new().build_hasher().finish();
     let token = format!("{:016x}{:016x}", random(), random());
-    write("tokens.csv", Ok(format!("{token},admin,admin,system:masters\n")))?;
+    write("tokens.csv", format!("{token},admin,admin,system:masters\n"))?;
     let cluster = json!({
         "server": format!("https://127.0.0.1:{port}"),
         "certificate-authority": dir.join("tls/apiserver.crt"),
@@ -100,7 +108,7 @@ fn write_credentials(dir: &Path, port: u16) -> Result<PathBuf, ApiError> {
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
         "current-context": "test",
     });
-    write("kubeconfig", Ok(config.to_string()))
+    write("kubeconfig", config.to_string())
 }
 
 fn is_ready(kubeconfig: &Path) -> bool {

@@ -67,13 +67,18 @@ impl RealApi {
     /// namespaces, nodes and whatever else is not in a namespace.
     ///
     /// # Errors
-    /// Like [`RealApi::start`]; the failure is remembered.
+    /// When there is no program and none can be built here, for
+    /// [`skip`](crate::skip::skip).
+    ///
+    /// # Panics
+    /// When the program is there and does not serve.
     pub fn shared() -> Result<&'static Self, String> {
-        static SHARED: OnceLock<Result<RealApi, String>> = OnceLock::new();
-        SHARED
-            .get_or_init(|| Self::start().map_err(|error| chain(&error)))
-            .as_ref()
-            .map_err(Clone::clone)
+        static SHARED: OnceLock<Result<RealApi, ApiError>> = OnceLock::new();
+        match SHARED.get_or_init(Self::start) {
+            Ok(api) => Ok(api),
+            Err(error @ ApiError::Build(_)) => Err(chain(error).replace('\n', "; ")),
+            Err(error) => panic!("{}", chain(error)),
+        }
     }
 
     /// The process id of the server.
