@@ -48,13 +48,15 @@ fn rendered(overlay: &str) -> Option<Vec<DynamicObject>> {
     Some(parse_manifests(&kustomize(&deploy().join(overlay)).unwrap()).unwrap())
 }
 
-/// The objects of an overlay with one component more, as users write it.
-fn combined(overlay: &str, component: &str) -> Vec<DynamicObject> {
+/// The objects of a kustomization of the user's own.
+fn customized(overlay: &str, component: Option<&str>, images: &Value) -> Vec<DynamicObject> {
     let dir = tempfile::tempdir().unwrap();
     // Kustomize takes no absolute paths.
     let up = "../".repeat(dir.path().canonicalize().unwrap().components().count() - 1);
     let path = |name| format!("{up}{}", deploy().join(name).strip_prefix("/").unwrap().display());
-    let kustomization = json!({"resources": [path(overlay)], "components": [path(component)]});
+    let components: Vec<_> = component.into_iter().map(path).collect();
+    let kustomization =
+        json!({"resources": [path(overlay)], "components": components, "images": images});
     fs::write(dir.path().join("kustomization.yaml"), kustomization.to_string()).unwrap();
     parse_manifests(&kustomize(dir.path()).unwrap()).unwrap()
 }
@@ -205,7 +207,7 @@ fn each_distribution_gets_its_paths_and_arguments() {
         assert_eq!(path(&spec, "containerd-run"), run, "{overlay}");
         assert_eq!(path(&spec, "zeropod-opt"), opt, "{overlay}");
         let installer = &spec["initContainers"][0];
-        assert_eq!(args(installer)[0], "-criu-image=ghcr.io/ctrox/zeropod-criu:v4.2", "{overlay}");
+        assert_eq!(args(installer)[0], "-criu-image=file:/assets", "{overlay}");
         assert_eq!(args(installer)[1..], more, "{overlay}");
         let features = ["-in-place-scaling=true", "-status-labels=true", "-status-events=true"];
         let prober = more.iter().filter(|arg| arg.starts_with("-probe-binary-name="));
@@ -222,7 +224,7 @@ fn every_distribution_can_be_uninstalled() {
     }
     for overlay in OVERLAYS.into_iter().filter(|overlay| *overlay != "uninstall") {
         let plain = pod_spec(&rendered(overlay).unwrap());
-        let removal = pod_spec(&combined(overlay, "uninstaller"));
+        let removal = pod_spec(&customized(overlay, Some("uninstaller"), &json!([])));
         let installer = &removal["initContainers"][0];
         assert_eq!(args(installer).last(), Some(&"-uninstall"), "{overlay}");
         assert_eq!(removal["volumes"], plain["volumes"]);
@@ -248,6 +250,19 @@ fn images_have_the_version_of_the_programs() {
         );
         // No foreign image: what mounts the BPF file system is ours.
         assert_eq!(&spec["initContainers"][1]["image"], installer);
+    }
+}
+
+#[test]
+fn images_come_from_wherever_the_user_says() {
+    if rendered("production").is_none() {
+        return;
+    }
+    let images =
+        json!([{"name": "zeropod-installer", "newName": "example.invalid/a", "newTag": "b"}]);
+    let spec = pod_spec(&customized("k3s", None, &images));
+    for container in spec["initContainers"].as_array().unwrap() {
+        assert_eq!(container["image"], "example.invalid/a:b");
     }
 }
 
@@ -296,7 +311,7 @@ async fn clusters_before_1_30_get_what_they_know() {
     if rendered("production").is_none() {
         return;
     }
-    let objects = combined("production", "kubernetes-1.29");
+    let objects = customized("production", Some("kubernetes-1.29"), &json!([]));
     let kinds: Vec<_> =
         objects.iter().map(|object| object.types.as_ref().unwrap().kind.as_str()).collect();
     assert!(!kinds.iter().any(|kind| kind.starts_with("ValidatingAdmission")), "{kinds:?}");
