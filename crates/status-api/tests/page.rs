@@ -147,6 +147,14 @@ async fn first_paint_live_changes_and_both_color_schemes() {
     browser.screenshot("status-page-dark").await;
     node.board.set_degraded("shims", Vec::new());
     browser.until("document.getElementById('degraded').hidden").await;
+    // A hundred of a kind take one line.
+    let dead: Vec<_> =
+        (0..100).map(|n| trouble("shim-dead", &format!("shim {n}"), false)).collect();
+    node.board.set_degraded("shims", dead);
+    browser.until("document.querySelectorAll('.trouble').length === 1").await;
+    let text = browser.run("return document.querySelector('.trouble').innerText").await;
+    let text = text.as_str().unwrap();
+    assert!(text.contains("shim-dead × 100") && text.contains("and 97 more"), "{text}");
 
     assert_eq!(browser.complaints().await, [""; 0]);
     server.stop().await;

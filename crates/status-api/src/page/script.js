@@ -233,7 +233,7 @@ function paintTotals() {
   setText($("total-containers"), number.format(rows.size));
   setText($("total-scaled-down"), number.format(total.down));
   $("total-bar").style.width = rows.size ? `${100 * total.down / rows.size}%` : "0";
-  setText($("total-cpu"), total.cpu > 0 ? `${cores(total.cpu)} cores` : NONE);
+  setText($("total-cpu"), total.cpu > 0 ? `${cores(total.cpu)} ${total.cpu === 1 ? "core" : "cores"}` : NONE);
   setText($("total-memory"), total.memory > 0 ? memory(total.memory) : NONE);
   setText($("show-all"), number.format(rows.size));
   setText($("show-running"), number.format(total.running));
@@ -244,16 +244,31 @@ function paintTotals() {
   $("total-failures").classList.toggle("alarm", total.failed > 0);
 }
 
+/** Details shown of one kind of trouble: a node can have hundreds of each. */
+const DETAILS = 3;
+
 function paintDegraded() {
+  const kinds = new Map();
+  for (const trouble of degraded) {
+    if (!kinds.has(trouble.name)) kinds.set(trouble.name, []);
+    kinds.get(trouble.name).push(trouble);
+  }
   const section = $("degraded");
-  section.hidden = degraded.length === 0;
-  section.replaceChildren(...degraded.map(({ name, detail, unready }) => {
+  section.hidden = kinds.size === 0;
+  section.replaceChildren(...[...kinds].map(([name, all]) => {
+    const unready = all.some((trouble) => trouble.unready);
     const line = element("div", { class: unready ? "trouble unready" : "trouble" });
     const strong = element("strong", {});
-    const text = element("span", {});
-    strong.textContent = unready ? `Not ready: ${name}` : name;
-    text.textContent = detail;
-    line.append(strong, text);
+    const times = all.length > 1 ? ` × ${number.format(all.length)}` : "";
+    strong.textContent = `${unready ? "Not ready: " : ""}${name}${times}`;
+    line.append(strong);
+    const details = all.slice(0, DETAILS).map((trouble) => trouble.detail);
+    if (all.length > DETAILS) details.push(`and ${number.format(all.length - DETAILS)} more`);
+    for (const detail of details) {
+      const text = element("span", {});
+      text.textContent = detail;
+      line.append(text);
+    }
     return line;
   }));
 }
