@@ -3,7 +3,7 @@
 //! it happens.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     error::Error,
     path::PathBuf,
     process::ExitCode,
@@ -205,7 +205,7 @@ async fn shown(node: &Node) -> Option<Shown> {
 
 async fn show_kubernetes(clock: Clock, node: Arc<Node>, seen: watch::Sender<Shown>) {
     let mut last = Shown::default();
-    let mut told = BTreeMap::new();
+    let mut told = BTreeSet::new();
     loop {
         if let Some(now) = shown(&node).await {
             if now.label != last.label {
@@ -223,7 +223,7 @@ async fn show_kubernetes(clock: Clock, node: Arc<Node>, seen: watch::Sender<Show
                 event.reason.unwrap_or_default(),
                 event.message.unwrap_or_default()
             );
-            if told.insert(event.metadata.name, ()).is_none() {
+            if told.insert(event.metadata.name) {
                 clock.tell("event", &text);
             }
         }

@@ -108,7 +108,7 @@ impl Node {
         self.api.client()
     }
 
-    /// Starts the manager with all features on, as the DaemonSet does, and
+    /// Starts the manager with all features on, as its daemon set does, and
     /// waits until it serves metrics.
     ///
     /// # Errors

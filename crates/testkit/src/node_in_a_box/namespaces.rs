@@ -92,7 +92,7 @@ fn init(root: &Path) -> Result<ExitCode, BoxError> {
 /// Starts this executable anew with `stage` in its environment, passes SIGINT
 /// and SIGTERM on to it, and reaps every child until it ends.
 ///
-/// Without a thread for the signals: after unshare(CLONE_NEWPID) a process can
+/// Without a thread for the signals: after `unshare(CLONE_NEWPID)` a process can
 /// start none.
 fn supervise(stage: &str, value: &OsStr) -> Result<ExitCode, BoxError> {
     let signals = watched();

@@ -2,7 +2,9 @@
 //! process of its stand-in shim, which makes sandbox and container.
 
 use std::{
-    env, io,
+    env,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -149,6 +151,7 @@ pub async fn wait_for<T>(
 
 /// Passes on what the shim prints. Lines that are nothing of the kind, such as
 /// a panic of its runtime, are for the eyes of whoever runs it.
+#[expect(clippy::print_stderr, reason = "output of a program that broke")]
 async fn tell(mut lines: mpsc::Receiver<String>, happenings: broadcast::Sender<Happening>) {
     while let Some(line) = lines.recv().await {
         match serde_json::from_str(&line) {
@@ -160,9 +163,10 @@ async fn tell(mut lines: mpsc::Receiver<String>, happenings: broadcast::Sender<H
 }
 
 /// An id like containerd's: 64 hex digits, the same for the same pod.
-fn container_id(name: &str) -> String {
-    let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("{hex:0<64}").chars().take(64).collect()
+fn container_id(pod: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    pod.hash(&mut hasher);
+    format!("{:064x}", hasher.finish())
 }
 
 /// Finds a program of this workspace beside the one that runs, or beside the
