@@ -1,6 +1,7 @@
 //! A stand-in with a real redirector, in namespaces of its own.
 
 use std::{
+    fs,
     net::IpAddr,
     path::{Path, PathBuf},
     process,
@@ -11,11 +12,12 @@ use std::{
     time::Duration,
 };
 
+use nix::mount::{MsFlags, mount};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::mpsc,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use zeropod_ebpf_loader::Redirectors;
@@ -128,11 +130,17 @@ impl Drop for Manager {
     }
 }
 
-/// Answer to one request on a connection of its own.
+/// Answer to one request on a connection of its own, once somebody listens.
 pub(crate) async fn get(address: impl Into<IpAddr>, port: u16, user_agent: &str) -> String {
+    let address = (address.into(), port);
     let request = format!("GET / HTTP/1.0\r\nUser-Agent: {user_agent}\r\n\r\n");
     let exchange = async {
-        let mut connection = TcpStream::connect((address.into(), port)).await?;
+        let mut connection = loop {
+            match TcpStream::connect(address).await {
+                Ok(connection) => break connection,
+                Err(_) => sleep(Duration::from_millis(5)).await,
+            }
+        };
         connection.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         connection.read_to_string(&mut answer).await?;
@@ -146,4 +154,11 @@ pub(crate) fn count(answer: &str) -> u64 {
     let body = answer.split_once("\r\n\r\n").expect("a head").1;
     let count = body.strip_prefix("count=").expect("a count");
     count.split_once(' ').expect("more").0.parse().unwrap()
+}
+
+/// The kernel's usual way to say no: CRIU runs out of room.
+pub(crate) fn tiny_file_system(at: &Path) {
+    fs::create_dir_all(at).unwrap();
+    let options = Some("size=64k");
+    mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), options).unwrap();
 }

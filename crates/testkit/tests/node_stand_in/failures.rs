@@ -1,8 +1,7 @@
 //! What a shim tells when CRIU fails, and how it goes on.
 
-use std::{fs, path::Path};
+use std::fs;
 
-use nix::mount::{MsFlags, mount};
 use tokio::time::timeout;
 use ttrpc::context::Context;
 use zeropod_shim_api::{
@@ -17,7 +16,9 @@ use zeropod_testkit::{
     skip,
 };
 
-use crate::common::{Happenings, LONG, Manager, PORT, config, container, count, get, pod};
+use crate::common::{
+    Happenings, LONG, Manager, PORT, config, container, count, get, pod, tiny_file_system,
+};
 
 #[test]
 fn a_failed_checkpoint_is_told_and_later_ones_are_kills() {
@@ -122,11 +123,4 @@ async fn scaled_down(happenings: &mut Happenings) -> Mode {
             _ => None,
         })
         .await
-}
-
-/// The kernel's usual way to say no: CRIU runs out of room.
-fn tiny_file_system(at: &Path) {
-    fs::create_dir_all(at).unwrap();
-    let options = Some("size=64k");
-    mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), options).unwrap();
 }

@@ -8,4 +8,5 @@ mod failures;
 mod generations;
 mod pods;
 mod process;
+mod seen;
 mod traffic;

@@ -38,6 +38,8 @@ async fn scenario(mode: Mode) {
     happenings
         .next("registered", |what| matches!(what, What::Registered { .. }).then_some(()))
         .await;
+    // The redirect outlives the manager.
+    drop(manager);
     let first = get(ipv4, PORT, "test").await;
     let mut expected = count(&first);
 
@@ -52,7 +54,6 @@ async fn scenario(mode: Mode) {
         // A probe is answered and wakes nobody.
         let probe = get(ipv4, PORT, "kube-probe/1.34").await;
         assert!(probe.starts_with("HTTP/1.1 204 "), "{probe}");
-        // The redirect outlives the manager: F-R5 of the other side.
         let woken = get(ipv4, PORT, "test").await;
         expected = if mode == Mode::Checkpoint { expected + 1 } else { 1 };
         assert_eq!(count(&woken), expected, "{woken}");
@@ -65,8 +66,6 @@ async fn scenario(mode: Mode) {
             assert_eq!(count(&get(ipv6, PORT, "test").await), expected);
         }
     }
-    drop(manager);
-
     let socket = stand_in.socket().to_path_buf();
     stand_in.stop().await.unwrap();
     assert!(!socket.exists() && !pins.exists());

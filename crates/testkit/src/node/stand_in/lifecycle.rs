@@ -239,17 +239,18 @@ impl Inner {
             Ok(()) => {
                 state.life = Life::Down(mode);
                 self.running.send_replace(false);
+                self.service.scaled_down(&self.spec.id, took)?;
                 self.tell(What::ScaledDown { mode, duration_ms: millis(took) });
-                self.service.scaled_down(&self.spec.id, took)
             }
             Err(error) => {
                 activator.redirect(false)?;
                 state.mode = Mode::Kill;
-                self.tell(What::CheckpointFailed { reason: chain(&error) });
                 let log = criu_log(&self.container.dump_log());
-                self.service.checkpoint_failed(&self.spec.id, &log)
+                self.service.checkpoint_failed(&self.spec.id, &log)?;
+                self.tell(What::CheckpointFailed { reason: chain(&error) });
             }
         }
+        Ok(())
     }
 
     async fn wake(&self) -> Result<(), WakeError> {
@@ -264,9 +265,9 @@ impl Inner {
             && let Err(error) = self.container.restore().await
         {
             (state.mode, mode) = (Mode::Kill, Mode::Kill);
-            self.tell(What::RestoreFailed { reason: chain(&error) });
             let log = criu_log(&self.container.restore_log());
             self.service.restore_failed(&self.spec.id, &log)?;
+            self.tell(What::RestoreFailed { reason: chain(&error) });
             self.container.delete().await?;
             begin = Instant::now();
         }
@@ -277,8 +278,8 @@ impl Inner {
         let took = begin.elapsed();
         state.life = Life::Running;
         self.running.send_replace(true);
-        self.tell(What::Restored { mode, duration_ms: millis(took) });
         self.service.restored(&self.spec.id, took)?;
+        self.tell(What::Restored { mode, duration_ms: millis(took) });
         Ok(())
     }
 
