@@ -3,7 +3,7 @@
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use tokio::{net::UnixStream, time::Instant};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use zeropod_shim_api::id::ShimId;
 
 use crate::{Config, Error, telemetry};
@@ -41,7 +41,7 @@ impl Refusals {
             Ok(sockets) => sockets,
             Err(error) => {
                 let list = config.unix_sockets.display();
-                info!(%shim, %list, %error, "not removing the dead socket: cannot see its owner");
+                debug!(%shim, %list, %error, "not removing the dead socket: cannot see its owner");
                 return;
             }
         };
