@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::ContainerConfig;
+use super::{ContainerConfig, cgroups};
 use crate::node::Error;
 
 /// Settings that the installer of zeropod writes for CRIU: established
@@ -18,6 +18,7 @@ use crate::node::Error;
 const CRIU_SETTINGS: &str = "tcp-close\nskip-in-flight\nnetwork-lock skip\n";
 
 pub(in crate::node) fn write(config: &ContainerConfig) -> Result<(), Error> {
+    cgroups::sweep();
     let root = config.dir.join("rootfs");
     // CRIU wants a writable root with /tmp.
     for dir in ["proc", "dev", "tmp"] {
@@ -82,9 +83,7 @@ fn oci_config(config: &ContainerConfig, criu: &Path) -> Value {
                 { "type": "uts" },
                 { "type": "network", "path": config.netns },
             ],
-            // One level below the root of each hierarchy: runc removes just
-            // the last.
-            "cgroupsPath": format!("/zeropod-testkit-{}", config.id),
+            "cgroupsPath": format!("/{}", cgroups::name(&config.id)),
         },
     })
 }

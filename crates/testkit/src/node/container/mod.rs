@@ -2,6 +2,7 @@
 //! namespace, checkpointed and restored by CRIU.
 
 mod bundle;
+mod cgroups;
 
 pub(super) use self::bundle::write as write_bundle;
 
