@@ -32,7 +32,8 @@ pub struct Config {
     /// Most requests in a second, over a longer time; that many may go at
     /// once after a quiet time.
     pub requests_per_second: NonZeroU32,
-    /// Requests under way at the same time.
+    /// Requests under way at the same time. Events take half of them at most,
+    /// and a quarter is kept for waking up.
     pub concurrency: usize,
     /// Deadline of one request.
     pub request_timeout: Duration,
@@ -58,7 +59,7 @@ impl Config {
             features: Features::default(),
             log_excerpt: false,
             requests_per_second: REQUESTS_PER_SECOND,
-            concurrency: 16,
+            concurrency: 8,
             request_timeout: Duration::from_secs(10),
             flap_interval: Duration::from_secs(1),
             gone_after: Duration::from_secs(30),

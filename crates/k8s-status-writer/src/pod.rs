@@ -1,7 +1,7 @@
 //! What is kept of a pod: the few fields that decisions need. Everything else
 //! is skipped while reading, so that a node full of pods costs little memory.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
 use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::Resource;
@@ -24,7 +24,7 @@ pub(crate) struct Pod {
     /// Counts changes of the spec; 0 on servers that don't.
     pub(crate) generation: i64,
     /// Our labels, by container name.
-    pub(crate) labels: BTreeMap<Box<str>, Box<str>>,
+    pub(crate) labels: Box<[(Box<str>, Box<str>)]>,
     /// The annotations of the original requests, as they stand.
     pub(crate) recorded: Requests<Option<Box<str>>>,
     pub(crate) containers: Box<[Container]>,
@@ -192,6 +192,12 @@ impl Pending {
 }
 
 impl Pod {
+    /// The value of our label of a container.
+    pub(crate) fn label(&self, container: &str) -> Option<&str> {
+        let label = self.labels.iter().find(|(name, _)| **name == *container);
+        label.map(|(_, value)| &**value)
+    }
+
     pub(crate) fn container(&self, name: &str) -> Option<&Container> {
         self.containers.iter().find(|container| &*container.name == name)
     }

@@ -237,7 +237,7 @@ fn originals(recorded: Option<&str>, resource: Scaled) -> BTreeMap<Box<str>, Qua
         .collect()
 }
 
-fn our_labels(labels: BTreeMap<String, Box<str>>) -> BTreeMap<Box<str>, Box<str>> {
+fn our_labels(labels: BTreeMap<String, Box<str>>) -> Box<[(Box<str>, Box<str>)]> {
     labels
         .into_iter()
         .filter_map(|(key, value)| {

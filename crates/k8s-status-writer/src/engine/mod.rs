@@ -10,6 +10,7 @@
 mod bucket;
 mod observe;
 mod reports;
+mod slots;
 mod steps;
 mod table;
 mod timers;
@@ -37,6 +38,7 @@ use crate::{
 };
 use bucket::Bucket;
 use reports::{Dropped, Ready, Reports};
+use slots::Slots;
 use table::Table;
 use timers::Timers;
 use told::dropped;
@@ -65,7 +67,7 @@ pub(crate) struct Engine {
     timers: Timers,
     reports: Reports,
     bucket: Bucket,
-    in_flight: usize,
+    slots: Slots,
     outage: Option<Outage>,
     /// Kinds of writes that we may not do.
     forbidden: BTreeSet<&'static str>,
@@ -117,6 +119,7 @@ impl Engine {
         for pending in Pending::ALL {
             metrics::gauge!(state::PENDING, "reason" => pending.as_str()).set(0);
         }
+        let slots = Slots::new(config.concurrency);
         Self {
             reporter: Reporter::new(&config.reporting_instance, &config.node_name),
             bucket: Bucket::new(config.requests_per_second, now),
@@ -131,7 +134,7 @@ impl Engine {
             urgent: VecDeque::new(),
             normal: VecDeque::new(),
             timers: Timers::default(),
-            in_flight: 0,
+            slots,
             outage: None,
             forbidden: BTreeSet::new(),
         }
@@ -212,8 +215,8 @@ impl Engine {
     pub(crate) fn next(&mut self, now: Instant) -> Next {
         self.fire_timers(now);
         let timer = self.timers.next();
-        let allowed = if self.outage.is_some() { 1 } else { self.config.concurrency };
-        if self.in_flight >= allowed {
+        let probing = self.outage.is_some() && !self.slots.none_taken();
+        if probing || !self.slots.free_for_restore() {
             return Next::Idle(timer);
         }
         let mut open = self.bucket.next(now);
@@ -224,10 +227,13 @@ impl Engine {
             let waiting = self.urgent.len() + self.normal.len() + self.reports.len() > 0;
             return Next::Idle(earlier(timer, waiting.then_some(open)));
         }
-        while let Some(pod) = self.urgent.pop_front().or_else(|| self.normal.pop_front()) {
+        while let Some(pod) = self.pop_pod() {
             if let Some(job) = self.start(pod, now) {
                 return Next::Job(Box::new(self.count(job, now)));
             }
+        }
+        if !self.slots.free_for_event() {
+            return Next::Idle(self.timers.next());
         }
         match self.reports.pop(now) {
             Ok(ready) => {
@@ -256,7 +262,7 @@ impl Engine {
         result: Result<Option<Pod>, WriteError>,
         now: Instant,
     ) {
-        self.in_flight -= 1;
+        self.slots.give_back(matches!(job.write, Write::Event(_)));
         let kind = match &job.write {
             Write::Metadata(_) => "metadata",
             Write::Resize(_) => "resize",
@@ -315,9 +321,14 @@ impl Engine {
         self.look_at_reports(pod, now);
     }
 
+    fn pop_pod(&mut self) -> Option<PodRef> {
+        let urgent = self.urgent.pop_front();
+        urgent.or_else(|| self.slots.free_for_pod().then(|| self.normal.pop_front()).flatten())
+    }
+
     fn count(&mut self, job: Job, now: Instant) -> Job {
         self.bucket.take(now);
-        self.in_flight += 1;
+        self.slots.take(matches!(job.write, Write::Event(_)));
         job
     }
 

@@ -41,13 +41,16 @@ pub(super) fn observe(
         .containers
         .iter()
         .map(|container| &*container.name)
-        .chain(pod.labels.keys().map(|name| &**name))
+        .chain(pod.labels.iter().map(|(name, _)| &**name))
         .collect();
     for name in names {
         let id = pod.container(name).and_then(|container| container.id.as_ref());
         let confirmed = id.and_then(|id| table.phase(pod_ref, name, id));
         let seen = if let Some(phase) = confirmed {
             work.stopped.remove(name);
+            if let Some(preset) = &mut work.preset {
+                preset.containers.remove(name);
+            }
             Some(match phase {
                 Phase::ScaledDown => Seen::ScaledDown,
                 Phase::Stopping => Seen::Stopping,
@@ -102,7 +105,7 @@ fn absent(
             request.now.as_ref().is_some_and(|now| resource.is_sentinel(now))
         })
     });
-    if !lowered && !pod.labels.contains_key(name) {
+    if !lowered && pod.label(name).is_none() {
         return None;
     }
     let gone = *work.absent.entry(name.into()).or_insert(now) + config.gone_after;

@@ -79,7 +79,7 @@ impl Engine {
         if let Some(metadata) = &writes.metadata {
             recorded = metadata.annotations.is_empty();
             if !rests(Kind::Metadata, metadata.patch(&pod.uid)) {
-                let due = work.metadata_due(metadata, self.config.flap_interval, now);
+                let due = work.metadata_due(metadata, now);
                 if due <= now {
                     return Step::Do(Kind::Metadata, Box::new(writes));
                 }
@@ -90,7 +90,7 @@ impl Engine {
         if let Some(scale_down) = writes.scale_down.as_ref().filter(|_| recorded)
             && !rests(Kind::ScaleDown, scale_down.patch(&pod.uid))
         {
-            let due = work.scale_down_due(scale_down, self.config.flap_interval, now);
+            let due = work.scale_down_due(scale_down, now);
             if due <= now {
                 return Step::Do(Kind::ScaleDown, Box::new(writes));
             }
@@ -112,16 +112,18 @@ impl Engine {
         };
         let pod = self.pods.get(&pod_ref)?;
         let work = self.works.get_mut(&pod_ref)?;
+        let again = now + self.config.flap_interval;
         let (body, write): (_, fn(Value) -> Write) = match kind {
             Kind::Restore => (writes.restore?.patch(&pod.uid), Write::Resize),
             Kind::Metadata => {
                 let metadata = writes.metadata?;
-                work.starts_metadata(&metadata, now);
+                work.starts(kind, metadata.labels.keys(), again, now);
                 (metadata.patch(&pod.uid), Write::Metadata)
             }
             Kind::ScaleDown => {
                 let scale_down = writes.scale_down?;
-                work.starts_scale_down(&scale_down, now);
+                let names = scale_down.containers.iter().map(|container| &container.name);
+                work.starts(kind, names, again, now);
                 (scale_down.patch(&pod.uid), Write::Resize)
             }
         };

@@ -1,6 +1,6 @@
 //! What the shims' containers do, as the updates tell it, by pod and name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use zeropod_shim_api::{
     change::{Cause, ContainerKey, ContainerState, Update},
@@ -10,7 +10,7 @@ use zeropod_shim_api::{
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    pods: HashMap<PodRef, BTreeMap<Box<str>, Vec<Entry>>>,
+    pods: HashMap<PodRef, Vec<Entry>>,
     /// The first snapshot has come; before, a missing entry means nothing.
     pub(super) informed: bool,
 }
@@ -19,6 +19,7 @@ pub(super) struct Table {
 /// when a pod is replaced by one of the same name.
 #[derive(Debug)]
 struct Entry {
+    name: Box<str>,
     shim: ShimId,
     id: Option<ContainerId>,
     phase: Phase,
@@ -59,13 +60,13 @@ impl Table {
 
     /// Whether any shim has a container of that pod and name.
     pub(super) fn has(&self, pod: &PodRef, name: &str) -> bool {
-        self.pods.get(pod).is_some_and(|names| names.contains_key(name))
+        self.pods.get(pod).is_some_and(|entries| entries.iter().any(|entry| *entry.name == *name))
     }
 
     /// What the container with exactly this id does (S11).
     pub(super) fn phase(&self, pod: &PodRef, name: &str, id: &ContainerId) -> Option<Phase> {
-        let entries = self.pods.get(pod)?.get(name)?;
-        entries.iter().find(|entry| entry.id.as_ref() == Some(id)).map(|entry| entry.phase)
+        let same = |entry: &&Entry| *entry.name == *name && entry.id.as_ref() == Some(id);
+        self.pods.get(pod)?.iter().find(same).map(|entry| entry.phase)
     }
 
     /// The snapshot is everything: what it does not list is gone.
@@ -82,24 +83,21 @@ impl Table {
     }
 
     fn insert(&mut self, key: ContainerKey, state: &ContainerState) {
-        let entry = Entry { shim: key.shim, id: state.id.clone(), phase: state.phase };
         let name = key.container.name().into();
-        let entries = self.pods.entry(key.container.pod).or_default().entry(name).or_default();
-        match entries.iter_mut().find(|known| known.shim == entry.shim) {
+        let entry = Entry { name, shim: key.shim, id: state.id.clone(), phase: state.phase };
+        // Most pods have one: none is allocated in advance.
+        let entries = self.pods.entry(key.container.pod).or_insert_with(|| Vec::with_capacity(1));
+        let same = |known: &&mut Entry| known.name == entry.name && known.shim == entry.shim;
+        match entries.iter_mut().find(same) {
             Some(known) => *known = entry,
             None => entries.push(entry),
         }
     }
 
     fn remove(&mut self, key: &ContainerKey) {
-        let Some(names) = self.pods.get_mut(&key.container.pod) else { return };
-        if let Some(entries) = names.get_mut(key.container.name()) {
-            entries.retain(|entry| entry.shim != key.shim);
-            if entries.is_empty() {
-                names.remove(key.container.name());
-            }
-        }
-        if names.is_empty() {
+        let Some(entries) = self.pods.get_mut(&key.container.pod) else { return };
+        entries.retain(|entry| entry.shim != key.shim || *entry.name != *key.container.name());
+        if entries.is_empty() {
             self.pods.remove(&key.container.pod);
         }
     }

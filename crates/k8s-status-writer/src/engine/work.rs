@@ -38,10 +38,9 @@ pub(super) struct Work {
     pub(super) stopped: BTreeMap<Box<str>, ContainerId>,
     /// Containers of an offline migration that will start scaled down.
     pub(super) preset: Option<Preset>,
-    /// When labels were last changed, by container.
-    labelled: BTreeMap<Box<str>, Instant>,
-    /// When requests were last lowered, by container.
-    lowered: BTreeMap<Box<str>, Instant>,
+    /// Label changes and scale-downs of containers that must not come again
+    /// before that time.
+    recent: Vec<(Kind, Box<str>, Instant)>,
     refused: BTreeMap<Kind, Refused>,
     /// Refusals that were counted and logged.
     pub(super) told: BTreeSet<Refusal>,
@@ -135,47 +134,37 @@ impl Work {
 
     /// When these labels and annotations may be written: a label that has just
     /// been changed waits, and with it what only it asks for.
-    pub(super) fn metadata_due(
-        &self,
-        metadata: &Metadata,
-        interval: Duration,
-        now: Instant,
-    ) -> Instant {
-        let labels = metadata.labels.keys().map(|name| due(&self.labelled, name, interval, now));
+    pub(super) fn metadata_due(&self, metadata: &Metadata, now: Instant) -> Instant {
+        let labels = metadata.labels.keys().map(|name| self.due(Kind::Metadata, name, now));
         let annotations =
             (!metadata.annotations.is_empty() && metadata.labels.is_empty()).then_some(now);
         labels.chain(annotations).min().unwrap_or(now)
     }
 
     /// When these requests may be lowered.
-    pub(super) fn scale_down_due(
-        &self,
-        resize: &Resize,
-        interval: Duration,
-        now: Instant,
-    ) -> Instant {
+    pub(super) fn scale_down_due(&self, resize: &Resize, now: Instant) -> Instant {
         let containers = resize.containers.iter();
         containers
-            .map(|container| due(&self.lowered, &container.name, interval, now))
+            .map(|container| self.due(Kind::ScaleDown, &container.name, now))
             .min()
             .unwrap_or(now)
     }
 
-    pub(super) fn starts_metadata(&mut self, metadata: &Metadata, now: Instant) {
-        self.labelled.extend(metadata.labels.keys().map(|name| (name.clone(), now)));
+    /// Notes a write to these containers, which must not come again before
+    /// `until`.
+    pub(super) fn starts<'a>(
+        &mut self,
+        kind: Kind,
+        containers: impl Iterator<Item = &'a Box<str>>,
+        until: Instant,
+        now: Instant,
+    ) {
+        self.recent.retain(|(_, _, until)| *until > now);
+        self.recent.extend(containers.map(|name| (kind, name.clone(), until)));
     }
 
-    pub(super) fn starts_scale_down(&mut self, resize: &Resize, now: Instant) {
-        self.lowered
-            .extend(resize.containers.iter().map(|container| (container.name.clone(), now)));
+    fn due(&self, kind: Kind, name: &str, now: Instant) -> Instant {
+        let same = self.recent.iter().filter(|(of, known, _)| *of == kind && **known == *name);
+        same.map(|(_, _, until)| *until).max().map_or(now, |until| until.max(now))
     }
-}
-
-fn due(
-    last: &BTreeMap<Box<str>, Instant>,
-    name: &str,
-    interval: Duration,
-    now: Instant,
-) -> Instant {
-    last.get(name).map_or(now, |last| *last + interval).max(now)
 }

@@ -143,7 +143,7 @@ fn label_changes(
                 Seen::Gone => None,
                 Seen::Stopping => return None,
             };
-            (pod.labels.get(name).map(|value| &**value) != wanted).then(|| (name.clone(), wanted))
+            (pod.label(name) != wanted).then(|| (name.clone(), wanted))
         })
         .collect()
 }

@@ -81,7 +81,7 @@ fn only_what_is_read_is_kept() {
             },
         ]
     );
-    assert_eq!(pod.labels, BTreeMap::from([("app".into(), "RUNNING".into())]));
+    assert_eq!(pod.labels, [("app".into(), "RUNNING".into())].into());
     assert_eq!((&*pod.uid, &*pod.resource_version, pod.generation), ("u1", "7", 2));
     assert_eq!((pod.unresizable, pod.unreported, pod.life), (None, false, Life::Live));
 }

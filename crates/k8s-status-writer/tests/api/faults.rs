@@ -178,3 +178,17 @@ async fn one_pod_that_hangs_does_not_hold_up_the_others() {
         bed.becomes(&name, scaled_down()).await;
     }
 }
+
+#[tokio::test]
+async fn s7_events_that_hang_hold_up_no_pod() {
+    // Longer than the test: a slot that is taken stays taken.
+    let forever = |config: &mut Config| config.request_timeout = Duration::from_hours(1);
+    let (api, bed, _) = bed("s7-events-hang", forever).await;
+    api.inject(On::method("POST").path("/events"), usize::MAX, Fault::Hang);
+    for number in 0..20 {
+        let name = format!("p{number}");
+        bed.run_app(&name, &name).await;
+        bed.event(&name, &name, Phase::ScaledDown);
+        bed.becomes(&name, scaled_down()).await;
+    }
+}

@@ -172,3 +172,16 @@ fn start(pod: &str, id: &str) -> StatusEvent {
         log: Vec::new(),
     }
 }
+
+#[test]
+fn a_preset_ends_when_its_container_is_there() {
+    let mut world = World::synced();
+    world.pod("web", "c1");
+    world.engine.preset(&pod_ref("web"), BTreeSet::from(["app".into()]), world.now);
+    world.event("web", "c1", Phase::Running);
+    world.pass(FLAP);
+    // It crashes and comes back before the preset would have run out.
+    world.change("web", "c1", Phase::Running, Cause::Removed);
+    world.pass(FLAP * 5);
+    assert_eq!((world.label("web"), world.cpu("web")), (&json!("RUNNING"), &json!("100m")));
+}
