@@ -65,6 +65,11 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = true)]
     pub(crate) tracker_ignore_localhost: bool,
 
+    /// Put the redirector of this version in place of those that shims from
+    /// 0.12 on attach themselves.
+    #[arg(long, default_value_t = true)]
+    pub(crate) replace_shim_programs: bool,
+
     /// Attach redirectors only by this mechanism: for tests of the other one on
     /// a new kernel.
     #[arg(long, hide = true, value_name = "MECHANISM", value_parser = mechanism)]

@@ -15,11 +15,10 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use tokio::net::TcpListener;
-use tracing::trace;
 use zeropod_metrics_aggregator::Aggregator;
 use zeropod_status_api::{Board, Liveness, Public, public};
 
-use crate::args::ListenAddr;
+use crate::{args::ListenAddr, kubelet::Learner};
 
 /// Listens on an address. Without a host on every address of both families, or
 /// of IPv4 alone on a machine without IPv6.
@@ -39,12 +38,17 @@ pub(crate) async fn listen(addr: &ListenAddr) -> io::Result<TcpListener> {
 
 /// What the pod network may ask. Metrics are answered from what the aggregator
 /// knows.
-pub(crate) fn routes(aggregator: Aggregator, board: Board, liveness: Liveness) -> Router {
+pub(crate) fn routes(
+    aggregator: Aggregator,
+    board: Board,
+    liveness: Liveness,
+    kubelet: Learner,
+) -> Router {
     public(Public {
         liveness,
         board,
         metrics: Arc::new(move |request| metrics(&aggregator, request)),
-        probed: Arc::new(|peer, program| trace!(%peer, program, "Probed")),
+        probed: Arc::new(move |peer, program| kubelet.probed(peer, program)),
     })
 }
 

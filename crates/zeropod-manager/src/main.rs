@@ -5,6 +5,7 @@ mod args;
 mod command;
 mod control;
 mod http;
+mod kubelet;
 mod kubernetes;
 mod logging;
 mod run;

@@ -1,8 +1,10 @@
 //! Starts every part of the manager, connects them, and stops them together.
 
-use std::{env, error::Error, fs, io, time::Duration};
+use std::{env, error::Error, fs, io, net::IpAddr, path::Path, time::Duration};
 
-use tokio::{net::TcpListener, signal::unix::SignalKind, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpListener, signal::unix::SignalKind, sync::watch, task::JoinSet, time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use zeropod_ebpf_loader::Redirectors;
@@ -10,12 +12,13 @@ use zeropod_k8s_status_writer::{Features, StatusWriter};
 use zeropod_metrics_aggregator::Aggregator;
 use zeropod_shim_api::names;
 use zeropod_shim_event_client::ShimEvents;
-use zeropod_status_api::{Limits, Liveness, local, serve};
+use zeropod_status_api::{Board, Limits, Liveness, api::Degraded, local, serve};
 
 use crate::{
     args::{Args, Listen, ListenAddr, Migrations},
     control::Control,
     http,
+    kubelet::Learner,
     kubernetes::{self, KubernetesError},
     logging::Logs,
     status, telemetry,
@@ -76,6 +79,7 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
         kubeconfig,
         probe_binary_name,
         tracker_ignore_localhost,
+        replace_shim_programs,
         attach_mechanism,
         migrations,
         command: _, // main took it
@@ -97,26 +101,25 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
     say_node_api_is_not_served(&node_server_addr, &migrations);
 
     let liveness = Liveness::new(STUCK);
-    let mut parts =
-        Parts { tasks: JoinSet::new(), liveness: liveness.clone(), shutdown: shutdown.clone() };
+    let mut parts = Parts {
+        tasks: JoinSet::new(),
+        liveness: liveness.clone(),
+        board: board.clone(),
+        shutdown: shutdown.clone(),
+    };
     let redirectors = Redirectors::new(zeropod_ebpf_loader::Config {
         maps_dir: names::MAPS_DIR.into(),
         host_proc: names::HOST_PROC.into(),
         probe_binary_name,
         ignore_localhost: tracker_ignore_localhost,
     });
+    let redirectors = redirectors.replace_shim_programs(replace_shim_programs);
     let redirectors = match attach_mechanism {
         Some(mechanism) => redirectors.only(mechanism),
         None => redirectors,
     };
-    let show_redirectors = status::show(
-        board.clone(),
-        "redirectors",
-        redirectors.state(),
-        status::redirectors,
-        shutdown.clone(),
-    );
-    parts.start("redirectors' state", show_redirectors);
+    let learner = learner(&redirectors);
+    parts.show("redirectors", redirectors.state(), status::redirectors);
     parts.start("redirectors", redirectors.run(shutdown.clone()));
 
     let shims = ShimEvents::new(zeropod_shim_event_client::Config::default());
@@ -126,9 +129,7 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
         series.apply(update);
         rows.apply(update);
     });
-    let show_shims =
-        status::show(board.clone(), "shims", shims.health(), status::shims, shutdown.clone());
-    parts.start("shims' state", show_shims);
+    parts.show("shims", shims.health(), status::shims);
     let features = Features { labels: status_labels, events: status_events, in_place_scaling };
     if features != Features::default() {
         // One provider for the whole process; a second one would make rustls
@@ -144,15 +145,13 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
                 ..zeropod_k8s_status_writer::Config::new(node_name)
             },
         );
-        let show_writer =
-            status::show(board.clone(), "writer", writer.state(), status::writer, shutdown.clone());
-        parts.start("status writer's state", show_writer);
+        parts.show("writer", writer.state(), status::writer);
         parts.start("status writer", writer.run(shims.subscribe().into_stream(), shutdown.clone()));
     }
     let stop = shutdown.clone();
     parts.start("shim events", async move { shims.run(stop).await });
     if let Some(listener) = metrics_listener {
-        let routes = http::routes(aggregator, board.clone(), liveness);
+        let routes = http::routes(aggregator, board.clone(), liveness, learner);
         let served = serve("metrics", listener, routes, Limits::default(), shutdown.clone());
         parts.start("metrics server", served);
     }
@@ -173,6 +172,7 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
 struct Parts {
     tasks: JoinSet<&'static str>,
     liveness: Liveness,
+    board: Board,
     shutdown: CancellationToken,
 }
 
@@ -183,6 +183,17 @@ impl Parts {
             part.await;
             name
         });
+    }
+
+    /// Shows what is wrong with a part for as long as it runs.
+    fn show<S: Send + Sync + 'static>(
+        &mut self,
+        part: &'static str,
+        state: watch::Receiver<S>,
+        wrong: fn(&S) -> Vec<Degraded>,
+    ) {
+        let shown = status::show(self.board.clone(), part, state, wrong, self.shutdown.clone());
+        self.start("board", shown);
     }
 
     /// Waits for the shutdown and for every part to follow it.
@@ -203,6 +214,16 @@ impl Parts {
         }
         Ok(())
     }
+}
+
+/// Learns the kubelet's addresses for the redirectors.
+fn learner(redirectors: &Redirectors) -> Learner {
+    let kubelet = redirectors.kubelet();
+    let host_net = Path::new(names::HOST_PROC).join("1/net");
+    Learner::new(host_net, move |address| match address {
+        IpAddr::V4(v4) => kubelet.set_addresses(Some(v4), None),
+        IpAddr::V6(v6) => kubelet.set_addresses(None, Some(v6)),
+    })
 }
 
 /// Listens, unless the flag is empty.

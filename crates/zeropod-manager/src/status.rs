@@ -86,23 +86,28 @@ pub(crate) fn shims(health: &Health) -> Vec<Degraded> {
 pub(crate) fn redirectors(state: &Redirectors) -> Vec<Degraded> {
     telemetry::sandboxes(state);
     let all = state.degraded.iter().map(|wrong| {
-        let (detail, unready) = match wrong {
-            Redirection::BpffsMissing => {
-                ("the directory of the pins is on no BPF file system: wake-up is off", true)
+        let unready = matches!(
+            wrong,
+            Redirection::BpffsMissing | Redirection::BpffsNotWritable | Redirection::MapsDirUnusable
+        );
+        let detail = match wrong.as_str() {
+            "bpffs-missing" => "the directory of the pins is on no BPF file system: wake-up is off",
+            "bpffs-not-writable" => {
+                "the BPF file system cannot be written, by its mount or a security module: wake-up \
+                 is off"
             }
-            Redirection::BpffsNotWritable => (
-                "the BPF file system cannot be written, by its mount or a security module: \
-                 wake-up is off",
-                true,
-            ),
-            Redirection::MapsDirUnusable => {
-                ("the directory of the pins cannot be made or read: wake-up is off", true)
+            "maps-dir-unusable" => {
+                "the directory of the pins cannot be made or read: wake-up is off"
             }
-            Redirection::NoNotice => (
+            "no-notice-of-new-sandboxes" => {
                 "the kernel gives no notice (fs.inotify.max_user_instances): new sandboxes are \
-                 found late",
-                false,
-            ),
+                 found late"
+            }
+            "kubelet-not-watched" => {
+                "the kubelet is known by its address alone: other traffic of the node counts as its \
+                 probes"
+            }
+            other => other,
         };
         Degraded { name: wrong.as_str().into(), detail: detail.into(), unready }
     });
