@@ -1,6 +1,10 @@
 //! A program of the node: its output line by line, and its end.
 
-use std::{io, process::Stdio, time::Duration};
+use std::{
+    io,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -60,17 +64,23 @@ impl Child {
         let _ = self.child.kill().await;
     }
 
-    /// Asks it to end with SIGTERM, as Kubernetes does, and kills it after 10 s.
-    pub async fn stop(mut self) {
+    /// Asks it to end with SIGTERM, as Kubernetes does, and kills it after
+    /// 10 s. Returns how it ended, `None` if it had to be killed.
+    pub async fn stop(mut self) -> Option<ExitStatus> {
         let pid = nix::unistd::Pid::from_raw(self.pid().cast_signed());
+        // Fails only when it has ended already.
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         // Keeps its pipe empty, so that it can end.
         let end = async {
             while self.lines.recv().await.is_some() {}
             self.child.wait().await
         };
-        if timeout(Duration::from_secs(10), end).await.is_err() {
-            self.kill().await;
+        match timeout(Duration::from_secs(10), end).await {
+            Ok(status) => status.ok(),
+            Err(_) => {
+                self.kill().await;
+                None
+            }
         }
     }
 }

@@ -79,8 +79,13 @@ pub enum Kubernetes {
 
 /// A node with its API server; the manager is started apart.
 pub struct Node {
-    api: Box<dyn Cluster>,
+    api: ApiServer,
     manager: PathBuf,
+}
+
+enum ApiServer {
+    InProcess(InProcessApi),
+    Real(RealApi),
 }
 
 impl Node {
@@ -90,9 +95,9 @@ impl Node {
     /// # Errors
     /// When the API server does not start.
     pub async fn start(kubernetes: Kubernetes, manager: &Path) -> Result<Self, NodeError> {
-        let api: Box<dyn Cluster> = match kubernetes {
-            Kubernetes::InProcess => Box::new(InProcessApi::start()?),
-            Kubernetes::Real => Box::new(RealApi::start()?),
+        let api = match kubernetes {
+            Kubernetes::InProcess => ApiServer::InProcess(InProcessApi::start()?),
+            Kubernetes::Real => ApiServer::Real(RealApi::start()?),
         };
         let node = Self { api, manager: manager.into() };
         if kubernetes == Kubernetes::Real {
@@ -105,7 +110,23 @@ impl Node {
 
     /// A client with every right.
     pub fn client(&self) -> Client {
-        self.api.client()
+        self.cluster().client()
+    }
+
+    /// The stand-in for an API server, to make it fail and to see what it was
+    /// asked.
+    pub fn in_process(&self) -> Option<&InProcessApi> {
+        match &self.api {
+            ApiServer::InProcess(api) => Some(api),
+            ApiServer::Real(_) => None,
+        }
+    }
+
+    fn cluster(&self) -> &dyn Cluster {
+        match &self.api {
+            ApiServer::InProcess(api) => api,
+            ApiServer::Real(api) => api,
+        }
     }
 
     /// Starts the manager with all features on, as its daemon set does, and
@@ -119,7 +140,7 @@ impl Node {
             .args(["-status-labels", "-status-events", "-in-place-scaling"])
             .args(flags)
             .arg("-kubeconfig")
-            .arg(self.api.kubeconfig())
+            .arg(self.cluster().kubeconfig())
             .env("NODE_NAME", NODE)
             .env("POD_IP", "127.0.0.1")
             .env_remove("KUBECONFIG");

@@ -1,0 +1,71 @@
+//! The whole node: this manager, a stand-in shim with real sandbox, container
+//! and CRIU, and a Kubernetes API, each scenario with a node of its own.
+//!
+//! Not libtest's harness: everything runs within the namespaces of one box,
+//! one scenario after the other.
+
+#[path = "whole_node/scenarios.rs"]
+mod scenarios;
+#[path = "whole_node/support.rs"]
+mod support;
+
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use zeropod_testkit::{
+    node_in_a_box::{Kubernetes, run_inside},
+    skip::{skip, without_root},
+    tools,
+};
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    if without_root() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(run_inside(|| {
+        let mut arguments = Arguments::from_args();
+        arguments.test_threads = Some(1);
+        libtest_mimic::run(&arguments, trials()).exit_code()
+    })?)
+}
+
+fn trials() -> Vec<Trial> {
+    use Kubernetes::{InProcess, Real};
+    use scenarios::*;
+    vec![
+        trial("scaled_down_and_woken_by_a_request", |criu| story(InProcess, &[], criu)),
+        trial("the_same_with_a_real_api_server", |criu| story(Real, &[], criu)),
+        trial("b1_the_same_by_clsact", |criu| {
+            story(InProcess, &["-attach-mechanism", "clsact"], criu)
+        }),
+        trial("killed_between_scale_down_and_request", killed),
+        trial("s2_what_happened_while_it_was_down_is_made_up_for", down),
+        trial("the_api_server_is_away_for_a_while", api_away),
+        trial("r7_without_features_nothing_is_asked_of_the_api", no_features),
+        trial("x1_a_hung_and_a_lying_shim_harm_nobody", bad_shims),
+        trial("m7_sigterm_ends_it_and_leaves_the_redirect", terminated),
+    ]
+}
+
+/// A scenario that needs CRIU: where it cannot work, the scenario is skipped,
+/// and fails where nothing may be skipped.
+fn trial<F>(name: &str, scenario: impl Fn(PathBuf) -> F + Send + 'static) -> Trial
+where
+    F: Future<Output = Result<(), Box<dyn Error>>>,
+{
+    Trial::test(name, move || {
+        let criu = match tools::criu() {
+            Ok(criu) => criu,
+            Err(error) => {
+                skip(&format!("{error}"));
+                return Ok(());
+            }
+        };
+        let runtime = tokio::runtime::Runtime::new()?;
+        runtime.block_on(scenario(criu)).map_err(|error| {
+            let causes = std::iter::successors(Some(error.as_ref()), |&error| error.source());
+            let chain: Vec<_> = causes.map(ToString::to_string).collect();
+            Failed::from(chain.join(": "))
+        })
+    })
+}

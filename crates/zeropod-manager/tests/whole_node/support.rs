@@ -1,0 +1,119 @@
+//! A node with a manager and a pod, and what one looks at.
+
+use std::{collections::BTreeMap, error::Error, fs, path::PathBuf, time::Duration};
+
+use zeropod_shim_api::names::{MAPS_DIR, STATUS_LABEL_PREFIX};
+use zeropod_testkit::{
+    kube::create_namespace,
+    node::stand_in::What,
+    node_in_a_box::{
+        CONTAINER, Happenings, Kubernetes, Node, PodOptions, ZeroPod, get, until, wait_for,
+    },
+};
+
+pub(crate) type Done = Result<(), Box<dyn Error>>;
+
+pub(crate) const NAMESPACE: &str = "test";
+pub(crate) const POD: &str = "web";
+
+/// Starts a node with an empty namespace.
+pub(crate) async fn node(kubernetes: Kubernetes) -> Result<Node, Box<dyn Error>> {
+    let manager = PathBuf::from(env!("CARGO_BIN_EXE_zeropod-manager"));
+    let node = Node::start(kubernetes, &manager).await?;
+    create_namespace(&node.client(), NAMESPACE).await?;
+    Ok(node)
+}
+
+/// Starts the pod, whose server counts its requests.
+pub(crate) async fn pod(node: &Node, criu: PathBuf) -> Result<ZeroPod, Box<dyn Error>> {
+    let options = PodOptions {
+        namespace: NAMESPACE,
+        name: POD,
+        scaledown: Duration::from_secs(1),
+        criu: Some(criu),
+    };
+    Ok(ZeroPod::start(node, options).await?)
+}
+
+/// Sends a request to the pod, and returns how many its server says it had.
+pub(crate) async fn request(pod: &ZeroPod) -> Result<u64, Box<dyn Error>> {
+    let answer = get(pod.address, "/").await?;
+    let count =
+        answer.body.split_whitespace().find_map(|word| word.strip_prefix("count=")?.parse().ok());
+    count.ok_or_else(|| format!("no count in {:?}", answer.body).into())
+}
+
+/// Waits for the next scale-down by checkpoint.
+pub(crate) async fn scaled_down(happenings: &mut Happenings) -> Done {
+    wait_for(happenings, "a scale-down", |what| {
+        matches!(what, What::ScaledDown { .. }).then_some(())
+    })
+    .await?;
+    Ok(())
+}
+
+/// Waits until the redirector is attached.
+pub(crate) async fn attached(happenings: &mut Happenings) -> Done {
+    wait_for(happenings, "a redirector", |what| {
+        matches!(what, What::Registered { .. }).then_some(())
+    })
+    .await?;
+    Ok(())
+}
+
+/// Waits until the pod shows a phase in its label and its requests.
+pub(crate) async fn shows(node: &Node, phase: &str) -> Done {
+    let requests = match phase {
+        "SCALED_DOWN" => ["1m", "1Ki"],
+        _ => ["100m", "64Mi"],
+    };
+    until(&format!("label {phase} and requests {requests:?}"), async || {
+        let (label, now) = shown(node).await?;
+        (label == phase && now == requests).then_some(())
+    })
+    .await?;
+    Ok(())
+}
+
+async fn shown(node: &Node) -> Option<(String, [String; 2])> {
+    let pod = node.pod(NAMESPACE, POD).await.ok()?;
+    let label = pod.metadata.labels?.get(&format!("{STATUS_LABEL_PREFIX}{CONTAINER}"))?.clone();
+    let requests = pod.spec?.containers.into_iter().next()?.resources?.requests?;
+    Some((label, [requests.get("cpu")?.0.clone(), requests.get("memory")?.0.clone()]))
+}
+
+/// The values of the series of the pod, by metric name.
+pub(crate) async fn series(node: &Node) -> Result<BTreeMap<String, f64>, Box<dyn Error>> {
+    let page = node.metrics().await?;
+    let labels = format!(r#"{{container="{CONTAINER}",namespace="{NAMESPACE}",pod="{POD}"}} "#);
+    Ok(page
+        .lines()
+        .filter_map(|line| {
+            let (name, value) = line.split_once(&labels)?;
+            Some((name.to_owned(), value.parse().ok()?))
+        })
+        .collect())
+}
+
+/// Inode of each pin of the pod's sandbox: another one would be another pin.
+pub(crate) fn pins(pod: &ZeroPod) -> Result<BTreeMap<String, u64>, Box<dyn Error>> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut pins = BTreeMap::new();
+    for entry in fs::read_dir(PathBuf::from(MAPS_DIR).join(pod.sandbox_pid.to_string()))? {
+        let entry = entry?;
+        pins.insert(entry.file_name().to_string_lossy().into_owned(), entry.metadata()?.ino());
+    }
+    Ok(pins)
+}
+
+/// Stops the pod and looks that nothing of it is left.
+pub(crate) async fn gone(node: &Node, pod: ZeroPod) -> Done {
+    pod.stop(node).await?;
+    until("no pins and no sockets", async || {
+        let empty = |dir: &str| fs::read_dir(dir).ok()?.next().is_none().then_some(());
+        empty(MAPS_DIR)?;
+        empty(zeropod_shim_api::names::SHIM_SOCKET_DIR)
+    })
+    .await?;
+    Ok(())
+}
