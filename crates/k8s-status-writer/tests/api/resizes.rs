@@ -53,6 +53,8 @@ pub(crate) async fn f_k3_restart_policy_is_respected(cluster: &dyn Cluster) {
     bed.becomes("web", running()).await;
 }
 
+/// Limits are never touched (F-K6), and a patch of two fields leaves what this
+/// program does not know of (S8).
 pub(crate) async fn f_k5_limits_and_other_requests_stay(cluster: &dyn Cluster) {
     let bed = Bed::started(cluster, "f_k5_limits").await;
     let requests = [("cpu", "100m"), ("memory", "128Mi"), ("ephemeral-storage", "1Gi")];
