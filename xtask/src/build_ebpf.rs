@@ -1,7 +1,7 @@
-//! Builds the eBPF object that `ebpf-loader` embeds, or compares a fresh build
-//! with it, so that nobody else needs a BPF toolchain.
+//! Builds the eBPF objects that `ebpf-loader` embeds, or compares a fresh build
+//! with them, so that nobody else needs a BPF toolchain.
 //!
-//! The object is the same whoever builds it: rustc and the linker are pinned,
+//! An object is the same whoever builds it: rustc and the linker are pinned,
 //! paths are remapped, and what only a debugger reads is taken out.
 
 mod object;
@@ -22,30 +22,36 @@ use crate::say;
 const LINKER_VERSION: &str = "0.10.3";
 const PACKAGE: &str = "zeropod-redirector-ebpf";
 const TARGET: &str = "bpfel-unknown-none";
-const COMMITTED: &str = "crates/ebpf-loader/src/redirector.o";
+const OBJECTS: [&str; 2] = ["redirector", "connections"];
+const COMMITTED: &str = "crates/ebpf-loader/src";
 
-/// Writes the object, or with `check` only compares: instructions,
+/// Writes the objects, or with `check` only compares: instructions,
 /// relocations, map definitions and read-only data.
 pub(crate) fn run(check: bool) -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-    let committed = root.join(COMMITTED);
-    let built = object::stripped(&fs::read(build(&root)?)?)?;
-    if !check {
-        fs::write(&committed, &built)?;
-        say(&format!("{COMMITTED}: {} bytes", built.len()));
-        return Ok(());
+    let built = build(&root)?;
+    for name in OBJECTS {
+        let built = object::stripped(&fs::read(built.join(name))?)?;
+        let committed = format!("{COMMITTED}/{name}.o");
+        let path = root.join(&committed);
+        if !check {
+            fs::write(path, &built)?;
+            say(&format!("{committed}: {} bytes", built.len()));
+            continue;
+        }
+        let there = fs::read(path).map_err(|error| format!("{committed}: {error}"))?;
+        let differences = object::differences(&there, &built)?;
+        if !differences.is_empty() {
+            let differences = differences.join("\n  ");
+            let message = format!("{committed} is not what the sources build:\n  {differences}");
+            return Err(message.into());
+        }
+        say(&format!("{committed} is what the sources build"));
     }
-    let there = fs::read(&committed).map_err(|error| format!("{COMMITTED}: {error}"))?;
-    let differences = object::differences(&there, &built)?;
-    if differences.is_empty() {
-        say(&format!("{COMMITTED} is what the sources build"));
-        return Ok(());
-    }
-    let differences = differences.join("\n  ");
-    Err(format!("{COMMITTED} is not what the sources build:\n  {differences}").into())
+    Ok(())
 }
 
-/// Runs cargo for the BPF target and returns the path of what it linked.
+/// Runs cargo for the BPF target and returns the directory of what it linked.
 fn build(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let linker = linker()?;
     let sysroot = sysroot()?;
@@ -53,7 +59,8 @@ fn build(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let mut flags = vec![
         format!("-Clinker={}", linker.display()),
         "-Clink-arg=--btf".to_owned(),
-        // Nothing may call them: the programs have no room for loops over bytes.
+        // memcpy and its like are for these programs, not for others that link
+        // the object.
         "-Clink-arg=--disable-memory-builtins".to_owned(),
         // BTF is made from debug information.
         "-Cdebuginfo=2".to_owned(),
@@ -75,7 +82,7 @@ fn build(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo
         .current_dir(root)
-        .args(["build", "--locked", "--release", "--package", PACKAGE, "--bin", "redirector"])
+        .args(["build", "--locked", "--release", "--package", PACKAGE, "--bins"])
         .args(["--target", TARGET, "-Zbuild-std=core"])
         .args(["--config", "profile.release.opt-level=3"])
         .args(["--config", "profile.release.strip=false"])
@@ -85,7 +92,7 @@ fn build(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
         // build-std is not stable; this makes the pinned stable compiler take it.
         .env("RUSTC_BOOTSTRAP", "1");
     succeed(&mut cargo)?;
-    Ok(target_dir.join(TARGET).join("release/redirector"))
+    Ok(target_dir.join(TARGET).join("release"))
 }
 
 /// A directory of its own below the workspace's, so that host builds and this

@@ -21,11 +21,11 @@ use aya_obj::generated::bpf_insn;
 use zeropod_redirector_abi::{Direction, MapGeometry, MapKind};
 
 use self::raw::{
-    ARRAY, CreateMapAttr, ElementAttr, LINK_CREATE, LINK_TYPE_TCX, LINK_UPDATE, LOG_LINES,
-    LOG_SIZE, LoadAttr, MAP_CREATE, MAP_DELETE_ELEM, MAP_FREEZE, MAP_GET_FD_BY_ID,
+    ARRAY, CGROUP_SOCK_OPS, CreateMapAttr, ElementAttr, LINK_CREATE, LINK_TYPE_TCX, LINK_UPDATE,
+    LOG_LINES, LOG_SIZE, LoadAttr, MAP_CREATE, MAP_DELETE_ELEM, MAP_FREEZE, MAP_GET_FD_BY_ID,
     MAP_GET_NEXT_KEY, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, NAME_SIZE, OBJ_GET, OBJ_PIN,
     PROG_GET_FD_BY_ID, PROG_LOAD, PinAttr, RDONLY_PROG, RawLinkInfo, RawProgramInfo, SCHED_CLS,
-    TCX_EGRESS, TCX_INGRESS, call, call_for_fd, info_of, raw, size_u32,
+    SOCK_OPS, TCX_EGRESS, TCX_INGRESS, call, call_for_fd, info_of, raw, size_u32,
 };
 
 /// A TCX link, whoever made it.
@@ -209,16 +209,31 @@ fn found<T>(result: io::Result<T>) -> io::Result<Option<()>> {
     }
 }
 
-/// Loads a traffic-control program. When the verifier refuses it, the error
-/// comes with the end of its log.
-pub(crate) fn load_classifier(
+/// What a program is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ProgramKind {
+    /// Traffic control.
+    Classifier,
+    /// What the sockets of a cgroup do.
+    SockOps,
+}
+
+/// Loads a program. When the verifier refuses it, the error comes with the end
+/// of its log.
+pub(crate) fn load_program(
+    kind: ProgramKind,
     name: &str,
     instructions: &[bpf_insn],
     license: &CStr,
 ) -> Result<OwnedFd, (io::Error, String)> {
+    let (kind, attach_type) = match kind {
+        ProgramKind::Classifier => (SCHED_CLS, 0),
+        ProgramKind::SockOps => (SOCK_OPS, CGROUP_SOCK_OPS),
+    };
     let load = |log: &mut [u8]| {
         let mut attr = LoadAttr {
-            kind: SCHED_CLS,
+            kind,
+            attach_type,
             instruction_count: size_u32(instructions.len())?,
             instructions: instructions.as_ptr() as u64,
             license: license.as_ptr() as u64,
@@ -280,6 +295,22 @@ pub(crate) fn attach_tcx(
     let mut attr = [raw(&program), interface, attach_type, 0, 0, 0, 0, 0];
     // SAFETY: no pointers in it.
     unsafe { call_for_fd(LINK_CREATE, &mut attr) }
+}
+
+/// Attaches a program to the sockets of a cgroup. Detached when the link is
+/// closed, unless it is pinned.
+pub(crate) fn attach_cgroup(program: impl AsFd, cgroup: impl AsFd) -> io::Result<OwnedFd> {
+    let mut attr = [raw(&program), raw(&cgroup), CGROUP_SOCK_OPS, 0, 0, 0, 0, 0];
+    // SAFETY: no pointers in it.
+    unsafe { call_for_fd(LINK_CREATE, &mut attr) }
+}
+
+/// Id of the program of an open link of any kind.
+pub(crate) fn link_program(link: impl AsFd) -> io::Result<u32> {
+    let mut info = RawLinkInfo::default();
+    // SAFETY: a prefix of struct bpf_link_info, of integers only.
+    unsafe { info_of(link, &mut info) }?;
+    Ok(info.program)
 }
 
 /// Puts a program in the place of a link's, with no packet in between that

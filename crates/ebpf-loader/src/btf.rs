@@ -23,57 +23,89 @@ const TYPE: usize = 12;
 const MEMBER: usize = 12;
 const KIND_STRUCT: u32 = 4;
 
-/// Offset in bytes of a member of a structure, by the layout of
-/// Documentation/bpf/btf.rst. `None` when it is not there or the data is
-/// broken. Both names must be unique as such.
+/// Offset in bytes of a member of the first structure of a name. `None` when
+/// it is not there or the data is broken.
 fn member_offset(btf: &[u8], structure: &[u8], member: &[u8]) -> Option<u32> {
-    if u16::from_ne_bytes(btf.get(..2)?.try_into().ok()?) != MAGIC {
-        return None;
-    }
-    let header = index(btf, 4)?;
-    let section = |at| {
-        let start = header.checked_add(index(btf, at)?)?;
-        btf.get(start..start.checked_add(index(btf, at + 4)?)?)
-    };
-    let (types, strings) = (section(8)?, section(16)?);
-    let is_named = |name: usize, wanted: &[u8]| {
-        let end = name.checked_add(wanted.len());
-        end.is_some_and(|end| {
-            strings.get(name..end) == Some(wanted) && strings.get(end) == Some(&0)
-        })
-    };
-
-    let mut at = 0;
-    while at < types.len() {
-        let info = word(types, at + 4)?;
-        let (kind, count) = (info >> 24 & 0x1f, info as usize & 0xffff);
-        let members = at + TYPE;
-        let size = match kind {
-            // Integers, variables, declaration tags.
-            1 | 14 | 17 => 4,
-            // Arrays.
-            3 => 12,
-            // Structures, unions, sections, enumerations of 64 bits.
-            KIND_STRUCT | 5 | 15 | 19 => count * MEMBER,
-            // Enumerations, prototypes.
-            6 | 13 => count * 8,
-            // Pointers, forwards, names, qualifiers, functions, floats, tags.
-            2 | 7..=12 | 16 | 18 => 0,
-            _ => return None,
-        };
-        if kind == KIND_STRUCT && is_named(index(types, at)?, structure) {
-            for member_at in (members..).step_by(MEMBER).take(count) {
-                if is_named(index(types, member_at)?, member) {
-                    // With bit fields the upper byte is the width.
-                    let bits = word(types, member_at + 8)?;
-                    let bits = if info >> 31 == 1 { bits & 0xff_ffff } else { bits };
-                    return (bits % 8 == 0).then_some(bits / 8);
-                }
-            }
+    let btf = Btf::new(btf)?;
+    let found = btf
+        .types()
+        .find(|found| found.kind == KIND_STRUCT && btf.is_named(found.name, structure))?;
+    for at in (found.members..).step_by(MEMBER).take(found.count) {
+        if btf.is_named(index(btf.types, at)?, member) {
+            // With bit fields the upper byte is the width.
+            let bits = word(btf.types, at + 8)?;
+            let bits = if found.has_flag { bits & 0xff_ffff } else { bits };
+            return (bits % 8 == 0).then_some(bits / 8);
         }
-        at = members.checked_add(size)?;
     }
     None
+}
+
+/// BTF by the layout of Documentation/bpf/btf.rst.
+struct Btf<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+}
+
+struct Type {
+    kind: u32,
+    has_flag: bool,
+    name: usize,
+    /// How many members there are, and where they begin.
+    count: usize,
+    members: usize,
+}
+
+impl<'a> Btf<'a> {
+    fn new(btf: &'a [u8]) -> Option<Self> {
+        if u16::from_ne_bytes(btf.get(..2)?.try_into().ok()?) != MAGIC {
+            return None;
+        }
+        let header = index(btf, 4)?;
+        let section = |at| {
+            let start = header.checked_add(index(btf, at)?)?;
+            btf.get(start..start.checked_add(index(btf, at + 4)?)?)
+        };
+        Some(Self { types: section(8)?, strings: section(16)? })
+    }
+
+    /// All types in the order of their ids, as far as they can be read.
+    fn types(&self) -> impl Iterator<Item = Type> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let info = word(self.types, at + 4)?;
+            let (kind, count) = (info >> 24 & 0x1f, info as usize & 0xffff);
+            let members = at + TYPE;
+            let size = match kind {
+                // Integers, variables, declaration tags.
+                1 | 14 | 17 => 4,
+                // Arrays.
+                3 => 12,
+                // Structures, unions, sections, enumerations of 64 bits.
+                KIND_STRUCT | 5 | 15 | 19 => count * MEMBER,
+                // Enumerations, prototypes.
+                6 | 13 => count * 8,
+                // Pointers, forwards, names, qualifiers, functions, floats, tags.
+                2 | 7..=12 | 16 | 18 => 0,
+                _ => return None,
+            };
+            let found = Type {
+                kind,
+                has_flag: info >> 31 == 1,
+                name: index(self.types, at)?,
+                count,
+                members,
+            };
+            at = members.checked_add(size)?;
+            Some(found)
+        })
+    }
+
+    fn is_named(&self, name: usize, wanted: &[u8]) -> bool {
+        name.checked_add(wanted.len()).is_some_and(|end| {
+            self.strings.get(name..end) == Some(wanted) && self.strings.get(end) == Some(&0)
+        })
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

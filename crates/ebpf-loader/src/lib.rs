@@ -15,6 +15,10 @@
 //! that is gone, or lead to other programs, they are put right. What a sandbox
 //! left is removed once it is certain that no other node can be using it.
 //!
+//! One more program, for the whole node, records which connections the kubelet
+//! opens ([`Redirectors::kubelet_cgroup`]): the node's other processes have the
+//! kubelet's address too. Its pins are in `zeropod_node`, beside `maps_dir`.
+//!
 //! A sandbox with a marker directory `<pid>_managed_by_shim` beside its own is
 //! attached by its shim (zeropod from 0.12 on). Behind the links that the shim
 //! pinned, its programs are replaced by ours, on the same maps and told the
@@ -27,6 +31,7 @@ mod clsact;
 mod error;
 mod hook;
 mod interfaces;
+mod kubelet_watch;
 mod maps;
 mod node;
 mod object;

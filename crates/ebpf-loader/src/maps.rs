@@ -7,13 +7,13 @@ use std::{
     path::Path,
 };
 
-use tracing::warn;
+use tracing::{debug, warn};
 use zeropod_redirector_abi::{
     ACTIVE_CONNECTIONS, DISABLE_REDIRECT, EGRESS_REDIRECTS, INGRESS_REDIRECTS, MAPS, MapGeometry,
-    MapKind, OWN_MAPS, SOCKET_TRACKER,
+    MapKind, NODE_MAPS, OWN_MAPS, SOCKET_TRACKER,
 };
 
-use crate::{Error, bpf, hook::pin_over};
+use crate::{Error, bpf, error::chain, hook::pin_over};
 
 /// Pinned last: shims up to 0.11 take its presence for "all is there".
 const SIGNAL: &str = ACTIVE_CONNECTIONS.name;
@@ -34,8 +34,10 @@ const OF_SHIM: [&str; 5] = [
 ];
 
 /// The maps of a sandbox, open.
+#[derive(Debug)]
 pub(crate) struct Maps(Vec<Map>);
 
+#[derive(Debug)]
 struct Map {
     geometry: MapGeometry,
     fd: OwnedFd,
@@ -46,7 +48,43 @@ struct Map {
 impl Maps {
     /// New maps, which last as long as they are open.
     pub(crate) fn unpinned() -> Result<Self, Error> {
-        all().map(create).collect::<io::Result<_>>().map(Self).map_err(Error::Maps)
+        all()
+            .chain(&NODE_MAPS)
+            .map(create)
+            .collect::<io::Result<_>>()
+            .map(Self)
+            .map_err(Error::Maps)
+    }
+
+    /// The maps that all sandboxes share, pinned in a directory of the node's;
+    /// made there, or if that fails for this process alone.
+    pub(crate) fn of_node(dir: &Path) -> Result<Self, Error> {
+        let open = |geometry: &MapGeometry| {
+            let path = dir.join(geometry.name);
+            if let Ok(fd) = bpf::open(&path) {
+                let info = bpf::map_info(&fd).map_err(Error::Maps)?;
+                if is_right(geometry, &info) {
+                    return Ok(Map { geometry: *geometry, fd, id: info.id, pinned: true });
+                }
+            }
+            let mut map = create(geometry).map_err(Error::Maps)?;
+            if let Err(error) = map.pin(dir) {
+                debug!(error = chain(&error), "a map of the node is not pinned");
+            }
+            // Not to be pinned elsewhere.
+            map.pinned = true;
+            Ok(map)
+        };
+        NODE_MAPS.iter().map(open).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Adds the maps that all sandboxes share.
+    pub(crate) fn with_those_of(mut self, node: &Self) -> Result<Self, Error> {
+        for map in &node.0 {
+            let fd = map.fd.try_clone().map_err(Error::Maps)?;
+            self.0.push(Map { fd, ..*map });
+        }
+        Ok(self)
     }
 
     /// The maps that are pinned in the directory of a sandbox that we attach,

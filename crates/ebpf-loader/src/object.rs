@@ -9,14 +9,18 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
-use aya_obj::generated::bpf_insn;
 use tracing::debug;
 use zeropod_redirector_abi::{
     Direction, EGRESS_PROGRAM, INGRESS_PROGRAM, NO_TASK_COMM, PROBE_BINARY_NAME, TASK_COMM_OFFSET,
     TRACKER_IGNORE_LOCALHOST, comm_name,
 };
 
-use crate::{Error, bpf, btf, maps::Maps};
+use crate::{
+    Error,
+    bpf::{self, ProgramKind},
+    btf,
+    maps::Maps,
+};
 
 /// The object that is loaded for each sandbox: an ELF file for BPF, made by
 /// `cargo xtask build-ebpf`. Other loaders take it as well (aya, libbpf).
@@ -67,7 +71,8 @@ impl Comm {
         }
     }
 
-    fn offset(self) -> u32 {
+    /// What the programs are told of it.
+    pub(crate) fn offset(self) -> u32 {
         match self {
             Self::Helper => 0,
             Self::Offset(offset) => offset,
@@ -108,35 +113,19 @@ pub(crate) struct Programs {
 impl Programs {
     /// Loads both programs on the given maps.
     pub(crate) fn load(globals: &Globals, maps: &Maps) -> Result<Self, Error> {
-        let mut object = aya_obj::Object::parse(REDIRECTOR).map_err(Error::object)?;
         let comm = comm_name(&globals.probe_binary_name);
         let ignore_localhost = [u8::from(globals.ignore_localhost)];
         let comm_offset = globals.comm.offset().to_ne_bytes();
         let globals = [
-            (TASK_COMM_OFFSET, (comm_offset.as_slice(), true)),
-            (PROBE_BINARY_NAME, (comm.as_slice(), true)),
-            (TRACKER_IGNORE_LOCALHOST, (ignore_localhost.as_slice(), true)),
+            (TASK_COMM_OFFSET, comm_offset.as_slice()),
+            (PROBE_BINARY_NAME, comm.as_slice()),
+            (TRACKER_IGNORE_LOCALHOST, ignore_localhost.as_slice()),
         ];
-        object.patch_map_data(HashMap::from(globals)).map_err(Error::object)?;
-
-        let definitions: Vec<_> = object.maps.drain().collect();
-        let mut sections = HashMap::new();
-        for (name, definition) in &definitions {
-            if maps.get(name).is_none() {
-                let data = bpf::create_read_only_data(definition.data()).map_err(Error::Maps)?;
-                sections.insert(name.as_str(), data);
-            }
-        }
-        let text: HashSet<_> = object.functions.keys().map(|(section, _)| *section).collect();
-        let maps = definitions.iter().filter_map(|(name, definition)| {
-            let map = maps.get(name).or_else(|| sections.get(name.as_str()).map(OwnedFd::as_fd));
-            Some((name.as_str(), map?.as_raw_fd(), definition))
-        });
-        object.relocate_maps(maps, &text).map_err(Error::object)?;
-        object.relocate_calls(&text).map_err(Error::object)?;
-        Ok(Self {
-            ingress: load_program(&object, INGRESS_PROGRAM)?,
-            egress: load_program(&object, EGRESS_PROGRAM)?,
+        with_linked(REDIRECTOR, &globals, maps, |object| {
+            Ok(Self {
+                ingress: load_program(object, ProgramKind::Classifier, INGRESS_PROGRAM)?,
+                egress: load_program(object, ProgramKind::Classifier, EGRESS_PROGRAM)?,
+            })
         })
     }
 
@@ -191,16 +180,51 @@ impl Identity {
     }
 }
 
-fn load_program(object: &aya_obj::Object, name: &'static str) -> Result<OwnedFd, Error> {
+/// Links an object to maps, found by name; what it has else is its read-only
+/// data, with globals set. That is open only as long as its programs are being
+/// loaded.
+pub(crate) fn with_linked<T>(
+    object: &[u8],
+    globals: &[(&str, &[u8])],
+    maps: &Maps,
+    load: impl FnOnce(&aya_obj::Object) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut object = aya_obj::Object::parse(object).map_err(Error::object)?;
+    let globals = globals.iter().map(|(name, value)| (*name, (*value, true)));
+    object.patch_map_data(globals.collect()).map_err(Error::object)?;
+    let definitions: Vec<_> = object.maps.drain().collect();
+    let mut sections = HashMap::new();
+    for (name, definition) in &definitions {
+        if maps.get(name).is_none() {
+            let data = bpf::create_read_only_data(definition.data()).map_err(Error::Maps)?;
+            sections.insert(name.as_str(), data);
+        }
+    }
+    let text: HashSet<_> = object.functions.keys().map(|(section, _)| *section).collect();
+    let fds = definitions.iter().filter_map(|(name, definition)| {
+        let map = maps.get(name).or_else(|| sections.get(name.as_str()).map(OwnedFd::as_fd));
+        Some((name.as_str(), map?.as_raw_fd(), definition))
+    });
+    object.relocate_maps(fds, &text).map_err(Error::object)?;
+    object.relocate_calls(&text).map_err(Error::object)?;
+    load(&object)
+}
+
+/// Loads a program of an object that is linked.
+pub(crate) fn load_program(
+    object: &aya_obj::Object,
+    kind: ProgramKind,
+    name: &'static str,
+) -> Result<OwnedFd, Error> {
     let program = object.programs.get(name).ok_or(Error::NoProgram { program: name })?;
     let function = object.functions.get(&program.function_key());
-    let instructions: &[bpf_insn] =
-        &function.ok_or(Error::NoProgram { program: name })?.instructions;
-    bpf::load_classifier(name, instructions, &program.license)
+    let instructions = &function.ok_or(Error::NoProgram { program: name })?.instructions;
+    bpf::load_program(kind, name, instructions, &program.license)
         .map_err(|(source, log)| Error::Program { program: name, log, source })
 }
 
-fn read_only_data(program: &bpf::ProgramInfo) -> io::Result<Option<Vec<u8>>> {
+/// The read-only data of a loaded program, if it has any.
+pub(crate) fn read_only_data(program: &bpf::ProgramInfo) -> io::Result<Option<Vec<u8>>> {
     for id in &program.maps {
         let map = bpf::map_by_id(*id)?;
         let info = bpf::map_info(&map)?;

@@ -20,6 +20,7 @@ use zeropod_shim_api::names::sandbox_maps_dir;
 use crate::{
     Attachment, Degraded, Error, ManagedBy, Mechanism, SandboxState, State,
     error::chain,
+    kubelet_watch::root_cgroup,
     node::{self, Watch},
     repair::KubeletAddresses,
     sandbox::{Attacher, Outcome, Sandbox},
@@ -58,6 +59,7 @@ pub struct Redirectors {
     config: Config,
     only: Option<Mechanism>,
     replace_shim_programs: bool,
+    cgroup: Option<PathBuf>,
     state: watch::Sender<State>,
     kubelet: watch::Sender<KubeletAddresses>,
 }
@@ -86,6 +88,7 @@ impl Redirectors {
             config,
             only: None,
             replace_shim_programs: true,
+            cgroup: None,
             state: watch::Sender::default(),
             kubelet: watch::Sender::default(),
         }
@@ -105,6 +108,13 @@ impl Redirectors {
         Self { replace_shim_programs: replace, ..self }
     }
 
+    /// Looks for the kubelet in a cgroup of version 2 and all below it, rather
+    /// than in the root of all.
+    #[must_use]
+    pub fn kubelet_cgroup(self, cgroup: PathBuf) -> Self {
+        Self { cgroup: Some(cgroup), ..self }
+    }
+
     /// To tell them where the kubelet's probes come from.
     pub fn kubelet(&self) -> Kubelet {
         Kubelet(self.kubelet.clone())
@@ -121,11 +131,17 @@ impl Redirectors {
     /// Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_SYS_ADMIN` (for setns), and a
     /// tokio runtime with I/O and time.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { config, only, replace_shim_programs, state, kubelet } = self;
+        let Self { config, only, replace_shim_programs, cgroup, state, kubelet } = self;
         let mut kubelet = kubelet.subscribe();
-        let Config { probe_binary_name, ignore_localhost, .. } = config.clone();
-        let attacher =
-            Attacher::new(probe_binary_name, ignore_localhost, only, replace_shim_programs);
+        let attacher = Attacher {
+            maps_dir: config.maps_dir.clone(),
+            cgroup: cgroup.unwrap_or_else(|| root_cgroup(&config.host_proc)),
+            probe_binary_name: config.probe_binary_name.clone(),
+            ignore_localhost: config.ignore_localhost,
+            only,
+            replace_shim_programs,
+            ..Attacher::default()
+        };
         let mut tracker = Tracker {
             config,
             state,
@@ -196,6 +212,9 @@ impl Tracker {
     /// Brings the plans in line with the directory.
     fn scan(&mut self) {
         let mut degraded = BTreeSet::new();
+        if self.attacher.watch_failure().is_some() {
+            degraded.insert(Degraded::KubeletNotWatched);
+        }
         let Config { maps_dir, host_proc, .. } = &self.config;
         let found = match node::prepare(maps_dir) {
             Ok(()) => {
@@ -316,6 +335,15 @@ impl Tracker {
                 Attachment::Failed { error, attempts: plan.failures }
             }
         };
+        if let Some(error) = self.attacher.watch_failure() {
+            self.state.send_if_modified(|state| {
+                let is_new = state.degraded.insert(Degraded::KubeletNotWatched);
+                if is_new {
+                    info!(error = chain(error), "the kubelet is known by its address only");
+                }
+                is_new
+            });
+        }
         if std::mem::take(&mut plan.outdated) {
             plan.next = Instant::now();
         }

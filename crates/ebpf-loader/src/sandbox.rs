@@ -20,6 +20,7 @@ use crate::{
     Error, ManagedBy, Mechanism,
     hook::Hook,
     interfaces::interfaces,
+    kubelet_watch::KubeletWatch,
     maps::Maps,
     object::{Comm, Globals, Identity, Programs},
     repair::{KubeletAddresses, forget_before, restore_redirects},
@@ -49,8 +50,12 @@ pub(crate) struct Sandbox {
 }
 
 /// What does not depend on the sandbox.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Attacher {
+    /// Directory of the pins of all sandboxes.
+    pub(crate) maps_dir: PathBuf,
+    /// The cgroup whose sockets are watched for the kubelet's.
+    pub(crate) cgroup: PathBuf,
     /// Name of the process that probes, where no shim says otherwise.
     pub(crate) probe_binary_name: String,
     /// Whether packets from localhost are no activity, where no shim says
@@ -61,10 +66,11 @@ pub(crate) struct Attacher {
     /// Whether programs that a shim attached are replaced by ours.
     pub(crate) replace_shim_programs: bool,
     /// Known from the first sandbox on: nothing is loaded before that.
-    comm: OnceLock<Comm>,
+    pub(crate) comm: OnceLock<Comm>,
+    pub(crate) watch: OnceLock<KubeletWatch>,
     /// As above. Shims may have told their programs something else, each the
     /// same.
-    identities: Mutex<HashMap<Globals, Identity>>,
+    pub(crate) identities: Mutex<HashMap<Globals, Identity>>,
 }
 
 /// What [`Attacher::attach`] came to.
@@ -82,22 +88,6 @@ pub(crate) enum Outcome {
 }
 
 impl Attacher {
-    pub(crate) fn new(
-        probe_binary_name: String,
-        ignore_localhost: bool,
-        only: Option<Mechanism>,
-        replace_shim_programs: bool,
-    ) -> Self {
-        Self {
-            probe_binary_name,
-            ignore_localhost,
-            only,
-            replace_shim_programs,
-            comm: OnceLock::new(),
-            identities: Mutex::default(),
-        }
-    }
-
     /// Attaches whatever is missing, is not ours, or hangs on another device;
     /// leaves alone what is right. Programs that are attached are replaced
     /// with no packet in between that meets neither, and stay if that fails.
@@ -110,6 +100,7 @@ impl Attacher {
                 None => return Ok(Outcome::Pending),
             },
         };
+        maps = maps.with_those_of(&self.watch()?.maps)?;
         sandbox.identify(&maps)?;
         sandbox.kubelet.tell(&maps, &sandbox.pins)?;
         let restored = restore_redirects(&maps)?;
@@ -181,6 +172,22 @@ impl Attacher {
             ignore_localhost: self.ignore_localhost,
             comm,
         })
+    }
+
+    /// Why the kubelet's connections are not watched, if it was tried.
+    pub(crate) fn watch_failure(&self) -> Option<&Error> {
+        self.watch.get()?.failure.as_ref()
+    }
+
+    fn watch(&self) -> Result<&KubeletWatch, Error> {
+        let comm = self.comm()?;
+        let _one_at_a_time = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watch) = self.watch.get() {
+            return Ok(watch);
+        }
+        let Self { maps_dir, cgroup, probe_binary_name, .. } = self;
+        let watch = KubeletWatch::start(maps_dir, cgroup, probe_binary_name, comm)?;
+        Ok(self.watch.get_or_init(|| watch))
     }
 
     fn comm(&self) -> Result<Comm, Error> {

@@ -76,6 +76,10 @@ pub enum Degraded {
     BpffsNotWritable,
     /// The directory of the pins cannot be made or read: wake-up is off.
     MapsDirUnusable,
+    /// The connections that the kubelet opens are not watched (no cgroups of
+    /// version 2, or not the host's): whatever comes from its address is taken
+    /// for a probe.
+    KubeletNotWatched,
     /// New sandboxes are found by looking now and then, since the kernel
     /// gives no notice (`fs.inotify.max_user_instances`).
     NoNotice,
@@ -88,6 +92,7 @@ impl Degraded {
             Self::BpffsMissing => "bpffs-missing",
             Self::BpffsNotWritable => "bpffs-not-writable",
             Self::MapsDirUnusable => "maps-dir-unusable",
+            Self::KubeletNotWatched => "kubelet-not-watched",
             Self::NoNotice => "no-notice-of-new-sandboxes",
         }
     }

@@ -17,7 +17,7 @@ use common::{
     node::{Node, Sandbox},
     packet::{ACK, SYN, Tcp, tcp_checksum},
     sh,
-    shim::{activity, scale_down},
+    shim::{activity, bound, scale_down},
     wait_until,
 };
 
@@ -107,7 +107,7 @@ fn the_first_of_two_clients_with_one_port_cuts_off_no_other_b17() {
     };
     let own = |host| Ipv4Addr::new(subnet[0], subnet[1], subnet[2], host);
     sh(&format!("ip addr add {}/24 dev host{}", own(3), subnet[2]));
-    let from = |source| bound(source, 45000, SocketAddr::new(sandbox.ipv4(), 80));
+    let from = |source| bound(source, 45000, SocketAddr::new(sandbox.ipv4(), 80)).unwrap();
     let (first, mut second) = (from(own(1)), from(own(3)));
     let (served_first, port) = accept(&listener);
     let (mut served_second, _) = accept(&listener);
@@ -128,24 +128,6 @@ fn the_first_of_two_clients_with_one_port_cuts_off_no_other_b17() {
         assert_eq!(read, [round]);
     }
     assert_ne!(activity(&sandbox, 80), 0);
-}
-
-/// A connection from a chosen port.
-fn bound(source: Ipv4Addr, port: u16, to: SocketAddr) -> TcpStream {
-    use nix::sys::socket::{
-        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
-        sockopt::ReuseAddr,
-    };
-    use std::os::fd::AsRawFd as _;
-    let socket =
-        socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    setsockopt(&socket, ReuseAddr, &true).unwrap();
-    let source = SocketAddr::new(source.into(), port);
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(source)).unwrap();
-    connect(socket.as_raw_fd(), &SockaddrStorage::from(to)).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    stream
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! byte order. The geometry is that of zeropod 0.12's object: its shims refuse
 //! to attach to pinned maps that differ in kind, sizes, entries or flags.
 #![no_std]
+#![expect(clippy::inline_always, reason = "a BPF program is one function")]
 
 /// Kind of a map, by the name of its kernel type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,41 @@ pub const PROXIED_CLIENTS: MapGeometry = map("proxied_clients", MapKind::LruHash
 
 /// Maps that only the programs use.
 pub const OWN_MAPS: [MapGeometry; 1] = [PROXIED_CLIENTS];
+
+/// Connections that the kubelet opened, of the whole node: a [`Connection`] to
+/// a value (u8) that means nothing.
+pub const KUBELET_CONNECTIONS: MapGeometry =
+    map("kubelet_connections", MapKind::LruHash, (36, 1), 4096);
+
+/// Has the key 0 (u8) once [`KUBELET_CONNECTIONS`] had an entry: connections
+/// are watched, and the kubelet's name is right. The value (u8) means nothing.
+pub const KUBELET_WATCHED: MapGeometry = map("kubelet_watched", MapKind::Hash, (1, 1), 1);
+
+/// Maps that all sandboxes of a node share.
+pub const NODE_MAPS: [MapGeometry; 2] = [KUBELET_CONNECTIONS, KUBELET_WATCHED];
+
+/// A TCP connection, as the one who opens it sees it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// Source address; an IPv4 address is mapped into IPv6.
+    pub source: [u8; 16],
+    /// Destination address, likewise.
+    pub destination: [u8; 16],
+    /// Source port, network byte order.
+    pub source_port: u16,
+    /// Destination port, network byte order.
+    pub destination_port: u16,
+}
+
+/// An IPv4 address as an IPv6 address (RFC 4291 section 2.5.5.2).
+#[inline(always)]
+pub const fn mapped([a, b, c, d]: [u8; 4]) -> [u8; 16] {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// Name of the program that sees connections being opened.
+pub const CONNECT_PROGRAM: &str = "record_kubelet_connection";
 
 /// Name of the program for packets towards the pod.
 pub const INGRESS_PROGRAM: &str = "tc_redirect_ingress";

@@ -8,9 +8,10 @@ use aya_ebpf::{
     helpers::generated::{bpf_sk_release, bpf_skb_load_bytes, bpf_skc_lookup_tcp},
     programs::TcContext,
 };
+use zeropod_redirector_abi::{Connection, mapped};
 use zeropod_redirector_ebpf::packet::{IPV4_SOURCE, IPV6_SOURCE, Segment};
 
-use crate::maps::{KUBELET_ADDRS_V4, KUBELET_ADDRS_V6};
+use crate::maps::{KUBELET_ADDRS_V4, KUBELET_ADDRS_V6, KUBELET_CONNECTIONS};
 
 /// What differs between the versions of IP, with addresses of `N` bytes.
 pub(crate) trait Ip<const N: usize> {
@@ -24,6 +25,9 @@ pub(crate) trait Ip<const N: usize> {
 
     /// Takes an address for the kubelet's.
     fn learn_kubelet(address: &[u8; N]);
+
+    /// An address as one of IPv6.
+    fn mapped(address: [u8; N]) -> [u8; 16];
 }
 
 /// IPv4.
@@ -43,6 +47,11 @@ impl Ip<4> for Ipv4 {
         // Cannot fail: a full LRU map makes room.
         let _cannot_fail = KUBELET_ADDRS_V4.insert(0, address, 0);
     }
+
+    #[inline(always)]
+    fn mapped(address: [u8; 4]) -> [u8; 16] {
+        mapped(address)
+    }
 }
 
 /// IPv6.
@@ -61,6 +70,11 @@ impl Ip<16> for Ipv6 {
     fn learn_kubelet(address: &[u8; 16]) {
         // Cannot fail: a full LRU map makes room.
         let _cannot_fail = KUBELET_ADDRS_V6.insert(0, address, 0);
+    }
+
+    #[inline(always)]
+    fn mapped(address: [u8; 16]) -> [u8; 16] {
+        address
     }
 }
 
@@ -101,6 +115,18 @@ impl<const N: usize> Flow<N> {
             (&raw mut (*to).ports).write([segment.source.to_be(), segment.destination.to_be()]);
             Some(flow.assume_init())
         }
+    }
+
+    /// Whether it is a connection that the kubelet opened.
+    #[inline(always)]
+    pub(crate) fn is_kubelets<V: Ip<N>>(&self) -> bool {
+        let connection = Connection {
+            source: V::mapped(self.source),
+            destination: V::mapped(self.destination),
+            source_port: self.ports[0],
+            destination_port: self.ports[1],
+        };
+        KUBELET_CONNECTIONS.get_ptr(&connection).is_some()
     }
 
     /// Looks for the socket of this connection on a port of the pod.

@@ -1,7 +1,7 @@
 //! The traffic redirector of a zeropod sandbox, in eBPF.
 //!
-//! The two programs are the binary of this crate, which means something on the
-//! target `bpfel-unknown-none` only and is built by `cargo xtask build-ebpf`.
+//! The programs are the binaries of this crate, which mean something on the
+//! target `bpfel-unknown-none` only and are built by `cargo xtask build-ebpf`.
 //! The library is what can be tested anywhere: how a packet is read.
 #![no_std]
 #![expect(

@@ -6,7 +6,7 @@ use aya_ebpf::{
     btf_maps::{HashMap, LruHashMap},
     macros::btf_map,
 };
-use zeropod_redirector_abi::{CommName, comm_name};
+use zeropod_redirector_abi::{CommName, Connection, comm_name};
 
 /// Application port to proxy port.
 #[btf_map(name = "ingress_redirects")]
@@ -39,6 +39,14 @@ pub(crate) static KUBELET_ADDRS_V4: LruHashMap<u8, [u8; 4], 1> = LruHashMap::new
 /// The kubelet's IPv6 address at key 0.
 #[btf_map(name = "kubelet_addrs_v6")]
 pub(crate) static KUBELET_ADDRS_V6: LruHashMap<u8, [u8; 16], 1> = LruHashMap::new();
+
+/// Connections that the kubelet opened, of the whole node.
+#[btf_map(name = "kubelet_connections")]
+pub(crate) static KUBELET_CONNECTIONS: LruHashMap<Connection, u8, 4096> = LruHashMap::new();
+
+/// Has a key while those are known.
+#[btf_map(name = "kubelet_watched")]
+pub(crate) static KUBELET_WATCHED: HashMap<u8, u8, 1> = HashMap::new();
 
 /// `comm` of the process that probes, in two words as it is compared.
 #[unsafe(export_name = "probe_binary_name")]

@@ -17,7 +17,7 @@ use zeropod_redirector_ebpf::packet::{
 use crate::{
     flow::{Flow, Ip, Ipv4, Ipv6, Socket},
     maps::{
-        ACTIVE_CONNECTIONS, DISABLE_REDIRECT, EGRESS_REDIRECTS, INGRESS_REDIRECTS,
+        ACTIVE_CONNECTIONS, DISABLE_REDIRECT, EGRESS_REDIRECTS, INGRESS_REDIRECTS, KUBELET_WATCHED,
         PROBE_BINARY_NAME, PROXIED_CLIENTS, SOCKET_TRACKER, TASK_COMM_OFFSET,
         TRACKER_IGNORE_LOCALHOST,
     },
@@ -152,13 +152,7 @@ fn note_activity<V: Ip<N>, const N: usize>(
     if matches!(purpose, Purpose::Reset) {
         return;
     }
-    if let Some(kubelet) = V::kubelet() {
-        // SAFETY: a pointer that the lookup gave.
-        if unsafe { *kubelet } == flow.source {
-            return;
-        }
-    } else if is_kubelet_current() {
-        V::learn_kubelet(&flow.source);
+    if is_probe::<V, N>(flow) {
         return;
     }
     if flow.source == V::LOCALHOST && ignores_localhost() {
@@ -176,6 +170,24 @@ fn note_activity<V: Ip<N>, const N: usize>(
     }
     // SAFETY: as above; of two concurrent stores either will do.
     unsafe { last_activity.write_volatile(now) };
+}
+
+/// Whether the segment is the kubelet's: by its address and, if it is known
+/// which connections the kubelet opened, by its connection. The node has the
+/// same address, and other processes (B5).
+#[inline(always)]
+fn is_probe<V: Ip<N>, const N: usize>(flow: &Flow<N>) -> bool {
+    let is_watched = || KUBELET_WATCHED.get_ptr(0).is_some();
+    if let Some(kubelet) = V::kubelet() {
+        // SAFETY: a pointer that the lookup gave.
+        let is_address = unsafe { *kubelet } == flow.source;
+        return is_address && (!is_watched() || flow.is_kubelets::<V>());
+    }
+    let is_kubelet = if is_watched() { flow.is_kubelets::<V>() } else { is_kubelet_current() };
+    if is_kubelet {
+        V::learn_kubelet(&flow.source);
+    }
+    is_kubelet
 }
 
 #[inline(always)]

@@ -23,6 +23,8 @@ pub(super) const LINK_UPDATE: libc::c_int = 29;
 pub(super) const ARRAY: u32 = 2;
 pub(super) const RDONLY_PROG: u32 = 1 << 7;
 pub(super) const SCHED_CLS: u32 = 3;
+pub(super) const SOCK_OPS: u32 = 13;
+pub(super) const CGROUP_SOCK_OPS: u32 = 3;
 pub(super) const TCX_INGRESS: u32 = 46;
 pub(super) const TCX_EGRESS: u32 = 47;
 pub(super) const LINK_TYPE_TCX: u32 = 11;
@@ -66,6 +68,8 @@ pub(super) struct LoadAttr {
     pub(super) kernel_version: u32,
     pub(super) flags: u32,
     pub(super) name: [u8; NAME_SIZE],
+    pub(super) interface: u32,
+    pub(super) attach_type: u32,
 }
 
 #[derive(Default)]

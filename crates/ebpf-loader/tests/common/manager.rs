@@ -46,6 +46,10 @@ impl Manager {
         Self { runtime, shutdown, state, run }
     }
 
+    pub(crate) fn now(&self) -> State {
+        self.state.borrow().clone()
+    }
+
     pub(crate) fn wait_for(&mut self, what: &str, is_so: impl FnMut(&State) -> bool) -> State {
         let wait = async {
             let wait = self.state.wait_for(is_so);

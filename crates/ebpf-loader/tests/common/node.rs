@@ -114,6 +114,11 @@ impl Sandbox {
         wait_until("the interfaces are gone", || nix::net::if_::if_nametoindex(&*peer).is_err());
     }
 
+    /// Third number of its addresses, and of its interface on the node.
+    pub(crate) fn number(&self) -> u8 {
+        self.number
+    }
+
     pub(crate) fn ipv4(&self) -> IpAddr {
         Ipv4Addr::new(10, 99, self.number, 2).into()
     }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read as _},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -54,4 +54,22 @@ pub(crate) fn attached_programs(sandbox: &Sandbox) -> usize {
         }
         programs
     })
+}
+
+/// A connection from a chosen port.
+pub(crate) fn bound(source: Ipv4Addr, port: u16, to: SocketAddr) -> io::Result<TcpStream> {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
+        sockopt::ReuseAddr,
+    };
+    use std::os::fd::AsRawFd as _;
+    let socket =
+        socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&socket, ReuseAddr, &true).unwrap();
+    let source = SocketAddr::new(source.into(), port);
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(source)).unwrap();
+    connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    Ok(stream)
 }
