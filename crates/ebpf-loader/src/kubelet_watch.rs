@@ -66,13 +66,13 @@ impl KubeletWatch {
         let cgroup_id = fs::metadata(cgroup).map_or(0, |cgroup| cgroup.ino());
         let base = maps_dir.parent().unwrap_or(maps_dir).join(DIR);
         let dir = base.join(cgroup_id.to_string());
-        let make = |dir: &Path| match fs::create_dir(dir) {
+        let mkdir = |dir: &Path| match fs::create_dir(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 Err(Error::io("create", dir)(error))
             }
             _ => Ok(()),
         };
-        let made = make(&base).and_then(|()| make(&dir));
+        let made = mkdir(&base).and_then(|()| mkdir(&dir));
         let maps = Maps::of_node(&dir)?;
         let failure = made
             .and_then(|()| watch(&dir, cgroup, &maps, &comm_name(probe_binary_name), comm))
