@@ -17,6 +17,7 @@ use crate::{
     node::Node,
     plan::{FileChange, Plan},
     state,
+    systemd::unit_name,
 };
 
 /// Writes the changes and lets containerd judge them. On failure everything is
@@ -258,10 +259,7 @@ fn dump(node: &mut Node, deadline: Instant) -> Result<String, NoDump> {
     let arguments = [config, &output, &errors].map(|path| path.to_string_lossy().into_owned());
     let [config, out, err] = &arguments;
     let command = ["/bin/sh", "-c", script, "sh", &program, config, out, err];
-    // systemd keeps a unit for a moment after it has ended.
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let unit = format!("zeropod-installer-dump-{}.service", now.as_nanos());
-    let result = systemd.run(&unit, &command, deadline);
+    let result = systemd.run(&unit_name("dump"), &command, deadline);
     let read = |path: &Path| {
         let content = host.read(path).map_err(NoDump::Error)?.unwrap_or_default();
         host.remove(path).map_err(NoDump::Error)?;

@@ -11,10 +11,11 @@ use crate::{distribution::Distribution, version::ContainerdVersion};
 #[expect(clippy::struct_excessive_bools, reason = "one field is one flag")]
 #[command(name = "zeropod-installer", disable_version_flag = true)]
 pub struct Args {
-    /// Where CRIU comes from: `file:DIR` with bin and lib in it. A registry
-    /// reference is accepted and not used: CRIU is part of our image.
-    #[arg(long, value_name = "REFERENCE", default_value = "ghcr.io/ctrox/zeropod-criu:v4.2")]
-    pub criu_image: String,
+    /// Where CRIU comes from, if not from our image: `file:DIR` with bin and
+    /// lib in it. The reference of an image in a registry is accepted and not
+    /// used.
+    #[arg(long, value_name = "REFERENCE")]
+    pub criu_image: Option<String>,
     /// Who runs containerd: containerd, k3s, rke2, k0s or microk8s. Found out
     /// by default; it must be what is there.
     #[arg(long, value_name = "NAME")]
@@ -49,6 +50,10 @@ pub struct Args {
     /// Directory with the shim and CRIU, in bin and lib.
     #[arg(long, value_name = "DIR", default_value = "/assets")]
     pub assets: PathBuf,
+    /// Directory for the files of the node API's certificate authority. If it
+    /// does not exist, none is made.
+    #[arg(long, value_name = "DIR", default_value = "/tls")]
+    pub tls_dir: PathBuf,
     /// Where the host's root directory is mounted. By default /host if that
     /// exists, else /.
     #[arg(long, value_name = "DIR")]
@@ -65,6 +70,33 @@ pub struct Args {
     /// Whether the handler uses the systemd cgroup driver. The default runtime's by default.
     #[arg(long, value_name = "BOOL", value_parser = zeropod_go_flags::boolean)]
     pub systemd_cgroup: Option<bool>,
+
+    /// Something else than installing.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the program can do besides installing.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
+pub enum Command {
+    /// Mount the BPF file system on /sys/fs/bpf, unless it is there.
+    PrepareBpfFs,
+    /// Look at everything that zeropod needs on this node. Exits with 1 if
+    /// zeropods cannot work.
+    Doctor {
+        /// How to print it.
+        #[arg(long = "o", value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
+        output: Format,
+    },
+}
+
+/// How the doctor reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs: an array of objects with name, status, detail and hint.
+    Json,
 }
 
 #[cfg(test)]
@@ -78,7 +110,7 @@ mod tests {
     #[test]
     fn the_arguments_of_the_go_manifests_are_taken() {
         let args = parse(&[
-            "-criu-image=ghcr.io/ctrox/zeropod-criu:v4.2",
+            "-criu-image=registry.example/zeropod-criu:v4.2",
             "-runtime=k3s",
             "-probe-binary-name=k3s",
             "-tracker-ignore-localhost=true",
@@ -101,6 +133,11 @@ mod tests {
         assert_eq!(args.timeout, Duration::from_mins(1));
         assert_eq!(args.probe_binary_name, "kubelet");
         assert!(args.tracker_ignore_localhost && !args.uninstall && args.runtime.is_none());
+    }
+
+    #[test]
+    fn the_second_init_container_has_a_subcommand() {
+        assert_eq!(parse(&["prepare-bpf-fs"]).unwrap().command, Some(Command::PrepareBpfFs));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tonic_prost::ProstCodec;
 
 use zeropod_shim_api::names::RUNTIME_CLASS;
 
-use crate::{Error, version::ContainerdVersion};
+use crate::{Error, chain, version::ContainerdVersion};
 
 /// How long a single question may take. containerd answers in milliseconds
 /// unless it hangs.
@@ -160,17 +160,6 @@ impl Containerd {
             reason: format!("{:?}: {}", status.code(), status.message()),
         }
     }
-}
-
-/// An error and everything that caused it; tonic's own text is only the outermost.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[derive(Clone, PartialEq, Message)]

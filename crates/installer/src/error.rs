@@ -108,6 +108,17 @@ pub enum Error {
         /// Their names.
         pods: String,
     },
+    /// The authority of the node API could not be had.
+    #[error("cannot get the node API's certificate authority in namespace {namespace}: {reason}")]
+    Authority {
+        /// The namespace.
+        namespace: String,
+        /// What the API server said.
+        reason: String,
+    },
+    /// There is no way to reach the Kubernetes API.
+    #[error("cannot reach the Kubernetes API")]
+    Kubernetes(#[source] Box<kube::Error>),
     /// The installer's own image is incomplete.
     #[error("there is no {name} in bin of {dirs:?}")]
     NoAsset {
@@ -129,6 +140,17 @@ pub enum Error {
         /// What went wrong.
         reason: String,
     },
+}
+
+/// An error and everything that caused it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text.trim_end().lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 impl Error {

@@ -7,10 +7,13 @@
 
 pub mod acceptance;
 pub mod apply;
+pub mod bpffs;
+pub mod ca;
 pub mod cli;
 pub mod config;
 pub mod containerd;
 pub mod distribution;
+pub mod doctor;
 mod error;
 pub mod facts;
 pub mod files;
@@ -27,7 +30,7 @@ mod takeover;
 pub mod version;
 mod write;
 
-pub use error::Error;
+pub use error::{Error, chain};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

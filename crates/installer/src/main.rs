@@ -1,8 +1,8 @@
 //! See the library.
 
-use std::{error::Error as _, io::Write as _, process::ExitCode};
+use std::{io::Write as _, process::ExitCode};
 
-use zeropod_installer::{cli::Args, run::run};
+use zeropod_installer::{chain, cli::Args, run::run};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -13,14 +13,8 @@ async fn main() -> ExitCode {
     match run(args).await {
         Ok(code) => code,
         Err(error) => {
-            let mut text = format!("zeropod-installer: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                text = format!("{text}: {cause}");
-                source = cause.source();
-            }
             // Nobody is left to tell when standard error is gone.
-            let _ = writeln!(std::io::stderr().lock(), "{text}");
+            let _ = writeln!(std::io::stderr().lock(), "zeropod-installer: {}", chain(&error));
             ExitCode::FAILURE
         }
     }

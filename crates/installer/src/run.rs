@@ -10,8 +10,11 @@ use std::{
 
 use crate::{
     Error,
-    cli::Args,
+    bpffs::{self, BPF_FS},
+    ca, chain,
+    cli::{Args, Command, Format},
     distribution::{Distribution, Layout},
+    doctor::{self, Check, Status},
     facts::Facts,
     files::Runtime,
     host::HostRoot,
@@ -43,14 +46,21 @@ pub async fn run(args: Args) -> Result<ExitCode, Error> {
         dry_run,
         force,
         assets,
+        tls_dir,
         host_root,
         containerd_config,
         containerd_socket,
         containerd_version,
         systemd_cgroup,
+        command,
     } = args;
     if version {
         print(&format!("{}\n", zeropod_build_info::long("zeropod-installer")))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if command == Some(Command::PrepareBpfFs) {
+        let mounted = bpffs::prepare(Path::new(BPF_FS))?;
+        print(&format!("{BPF_FS}: {}\n", if mounted { "mounted" } else { "is there" }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let deadline = Instant::now() + timeout;
@@ -61,9 +71,16 @@ pub async fn run(args: Args) -> Result<ExitCode, Error> {
         socket: containerd_socket,
         version: containerd_version,
         // After a restart of ours that killed the last run, it takes a while.
-        patience: if dry_run { Duration::ZERO } else { Duration::from_secs(20) },
+        patience: if dry_run || command.is_some() {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(20)
+        },
     };
     let options = Options { host_opt_path, systemd_cgroup };
+    if let Some(Command::Doctor { output }) = command {
+        return examine(host, &known, &options, output, deadline).await;
+    }
     // A dry run touches nothing, not even a lock file.
     let _lock = if dry_run { None } else { Some(Lock::take(&host, timeout)?) };
     let work = async {
@@ -80,7 +97,7 @@ pub async fn run(args: Args) -> Result<ExitCode, Error> {
             print(&(report.lines.join("\n") + "\n"))?;
             return Ok(ExitCode::SUCCESS);
         }
-        let assets = sources(assets, &criu_image)?;
+        let assets = sources(assets, criu_image.as_deref())?;
         let link_tar = node.facts.layout.distribution == Distribution::K3s;
         let runtime = Runtime {
             assets: &assets,
@@ -102,6 +119,10 @@ pub async fn run(args: Args) -> Result<ExitCode, Error> {
             print(&(text + &plan.to_string()))?;
             return Ok(exit_code(done));
         }
+        // Before anything is touched (I18).
+        if tls_dir.is_dir() {
+            ca::write(&ca::get_or_create(&kubernetes().await?).await?, &tls_dir)?;
+        }
         let notes = [installation.config.notes.clone(), installation.files.notes.clone()].concat();
         let report = installation.run(&mut node, deadline).await?;
         for line in notes.iter().map(|note| format!("note: {note}")).chain(report.lines) {
@@ -114,19 +135,59 @@ pub async fn run(args: Args) -> Result<ExitCode, Error> {
     tokio::time::timeout(limit, work).await.unwrap_or(Err(Error::Timeout(timeout)))
 }
 
+async fn examine(
+    host: HostRoot,
+    known: &Known,
+    options: &Options,
+    output: Format,
+    deadline: Instant,
+) -> Result<ExitCode, Error> {
+    let mut checks = doctor::kernel(&host);
+    match Node::look(host, known, deadline).await {
+        Ok(mut node) => checks.extend(doctor::runtime(&mut node, options).await),
+        Err(error) => checks.push(Check {
+            name: "containerd",
+            status: Status::Fail,
+            detail: chain(&error),
+            hint: "zeropod needs a containerd that runs and a configuration that it can read",
+        }),
+    }
+    let node_name = std::env::var("NODE_NAME").ok();
+    checks.extend(doctor::cluster(kubernetes().await, node_name.as_deref()).await);
+    print(&match output {
+        Format::Table => doctor::table(&checks),
+        Format::Json => {
+            serde_json::to_string_pretty(&checks)
+                .map_err(|error| Error::io("write", "standard output")(error.into()))?
+                + "\n"
+        }
+    })?;
+    let healthy = doctor::is_healthy(&checks);
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn kubernetes() -> Result<kube::Client, Error> {
+    // One provider for the whole process; that another was chosen before is
+    // as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    kube::Client::try_default().await.map_err(|error| Error::Kubernetes(Box::new(error)))
+}
+
 /// What taking back a change may take beyond the deadline.
 const LAST_RESORT: Duration = Duration::from_mins(1);
 
 /// The directories that the runtime's files come from; of two files with the
 /// same name the later one counts.
-fn sources(assets: PathBuf, criu_image: &str) -> Result<Vec<PathBuf>, Error> {
+fn sources(assets: PathBuf, criu_image: Option<&str>) -> Result<Vec<PathBuf>, Error> {
     let mut sources = vec![assets];
-    if let Some(dir) = criu_image.strip_prefix("file:") {
-        sources.push(dir.into());
-    } else {
+    match criu_image.map(|reference| (reference, reference.strip_prefix("file:"))) {
+        None => {}
+        Some((_, Some(dir))) => sources.push(dir.into()),
         // Go's manifests name an image in a registry. Pulling it at every
         // start made registries a part of the node (I6); CRIU comes with us.
-        print(&format!("note: CRIU comes from {}, not from {criu_image}\n", sources[0].display()))?;
+        Some((image, None)) => {
+            print(&format!("note: CRIU comes from {}, not from {image}\n", sources[0].display()))?;
+        }
     }
     Ok(sources)
 }

@@ -257,6 +257,13 @@ impl Systemd {
     }
 }
 
+/// A name for a unit that is run once: systemd keeps one for a moment after it
+/// has ended.
+pub(crate) fn unit_name(purpose: &str) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("zeropod-installer-{purpose}-{}.service", now.as_nanos())
+}
+
 /// Replaces `${NAME}` as systemd does when it runs the command.
 fn expand(argument: &str, environment: &HashMap<&str, &str>) -> String {
     let mut text = String::new();

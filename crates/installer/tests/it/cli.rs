@@ -71,6 +71,24 @@ fn what_cannot_be_told_is_an_error_with_its_cause() {
 }
 
 #[test]
+fn the_bpf_file_system_is_mounted_once() {
+    // F-D4.
+    if !crate::bed::can_run("the_bpf_file_system_is_mounted_once") {
+        return;
+    }
+    let installer = env!("CARGO_BIN_EXE_zeropod-installer");
+    // Hides the one that may be there.
+    let script =
+        "mount -t tmpfs tmpfs /sys/fs/bpf && \"$1\" prepare-bpf-fs && \"$1\" prepare-bpf-fs";
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation=private", "sh", "-c", script, "sh", installer])
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(stdout, "/sys/fs/bpf: mounted\n/sys/fs/bpf: is there\n", "{output:?}");
+}
+
+#[test]
 fn usage_and_version() {
     let (code, stdout, _) = installer(&["-version"]);
     assert_eq!(code, 0);

@@ -9,7 +9,9 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod bed;
+mod ca;
 mod cli;
+mod doctor;
 mod dump;
 mod files;
 mod matrix;

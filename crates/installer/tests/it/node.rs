@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::MetadataExt as _};
 
 use crate::bed::{
     can_run,
-    node::{Node, Outcome},
+    node::{Node, Outcome, wait_for},
     root,
 };
 
@@ -81,6 +81,48 @@ fn install_again_upgrade_uninstall(node: &Node) {
     node.installer(&["-uninstall"]).ok();
     assert_eq!(node.containerd_start(), start);
     assert_eq!(node.snapshot(&dirs), before);
+}
+
+#[test]
+fn a_node_of_the_go_installer_is_taken_over() {
+    // Both generations: tables at the end on 1.x, a drop-in on 2.x.
+    if !can_run("a_node_of_the_go_installer_is_taken_over") {
+        return;
+    }
+    let matrix = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/matrix");
+    for (suite, case) in [("trixie", "takeover-1.7"), ("sid", "takeover-2.x")] {
+        let node = Node::boot(&root::debian(suite), &[]);
+        let host = matrix.join(case).join("host");
+        for name in ["config.toml", "config.toml.original", "runtime_zeropod.toml"] {
+            let from = host.join("etc/containerd").join(name);
+            if from.exists() {
+                fs::copy(from, node.path(&format!("/etc/containerd/{name}"))).unwrap();
+            }
+        }
+        fs::write(node.path("/etc/containerd/cri-base.json"), "{\"ociVersion\": \"1.1.0\"}")
+            .unwrap();
+        node.run(&["mkdir", "-p", "/opt/zeropod/bin"]).ok();
+        for program in ["containerd-shim-zeropod-v2", "criu"] {
+            fs::write(node.path(&format!("/opt/zeropod/bin/{program}")), "Go's").unwrap();
+        }
+        node.run(&["systemctl", "restart", "containerd"]).ok();
+        let served = wait_for("the Go installer's handler", || node.handlers()?.remove("zeropod"));
+        assert_eq!(served.pod_annotations.unwrap().len(), 3, "{case}");
+
+        node.installer(&[]).ok();
+        let handlers = node.handlers().unwrap();
+        assert_eq!(handlers["zeropod"].pod_annotations.as_ref().unwrap().len(), 13);
+        assert!(handlers.contains_key("test-handler"), "{case}: {handlers:?}");
+        let shim = fs::read(node.path("/opt/zeropod/bin/containerd-shim-zeropod-v2")).unwrap();
+        assert_eq!(shim, fs::read("/bin/true").unwrap());
+        assert!(!node.path("/etc/containerd/runtime_zeropod.toml").exists());
+
+        node.installer(&["-uninstall"]).ok();
+        let original =
+            fs::read_to_string(host.join("etc/containerd/config.toml.original")).unwrap();
+        assert_eq!(node.read(CONFIG), original, "{case}");
+        assert!(!node.handlers().unwrap().contains_key("zeropod"));
+    }
 }
 
 #[test]
