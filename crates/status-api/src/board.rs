@@ -89,13 +89,13 @@ impl Board {
         self.tell(&inner, &news);
     }
 
-    /// Notes what a container's pod requests less while it is scaled down;
-    /// `None` once it requests everything again. A container that is not on
-    /// the board is ignored.
-    pub fn set_gives_back(&self, container: &ContainerRef, given: Option<Resources>) {
+    /// Notes what pods request less for containers that are scaled down. A
+    /// container that is not listed requests everything.
+    pub fn set_given_back(&self, given: BTreeMap<ContainerRef, Resources>) {
         let mut inner = self.lock();
-        let news = inner.rows.gives_back(container, given);
-        self.tell(&inner, &news);
+        for container in inner.rows.give_back(given) {
+            self.tell(&inner, &News::Changed(container));
+        }
     }
 
     /// Notes everything that is wrong with one part of the node component.

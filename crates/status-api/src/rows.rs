@@ -18,7 +18,8 @@ use crate::{
 pub(crate) struct Rows {
     /// Behind each name the shims that have such a container, the newest
     /// last: two pods of one name can exist for a moment.
-    rows: BTreeMap<ContainerRef, Vec<(ShimId, Row)>>,
+    rows: BTreeMap<ContainerRef, Vec<(ShimId, ContainerState)>>,
+    given_back: BTreeMap<ContainerRef, Resources>,
 }
 
 /// What an update means for those who watch.
@@ -56,19 +57,16 @@ impl Rows {
         }
     }
 
-    /// Notes what a container gives back. Unknown containers are ignored.
-    pub(crate) fn gives_back(
+    /// Notes what all containers give back, and returns those that show it
+    /// otherwise than before.
+    pub(crate) fn give_back(
         &mut self,
-        container: &ContainerRef,
-        given: Option<Resources>,
-    ) -> News {
-        match self.rows.get_mut(container).and_then(|shims| shims.last_mut()) {
-            Some((_, row)) if row.gives_back != given => {
-                row.gives_back = given;
-                News::Changed(container.clone())
-            }
-            _ => News::None,
-        }
+        given: BTreeMap<ContainerRef, Resources>,
+    ) -> Vec<ContainerRef> {
+        let before = std::mem::replace(&mut self.given_back, given);
+        let changed =
+            |container: &&ContainerRef| before.get(*container) != self.given_back.get(*container);
+        self.rows.keys().filter(changed).cloned().collect()
     }
 
     /// All containers by name.
@@ -82,9 +80,10 @@ impl Rows {
         container: &ContainerRef,
         counts: impl Fn(&ContainerKey) -> Counts,
     ) -> Option<Container> {
-        let (shim, row) = self.rows.get(container)?.last()?;
+        let (shim, state) = self.rows.get(container)?.last()?;
         let key = ContainerKey { shim: shim.clone(), container: container.clone() };
-        Some(row.show(container, &counts(&key)))
+        let given_back = self.given_back.get(container).copied();
+        Some(show(container, state, &counts(&key), given_back))
     }
 
     fn change(&mut self, change: &ContainerChange) -> News {
@@ -106,8 +105,8 @@ impl Rows {
     fn set(&mut self, key: &ContainerKey, state: &ContainerState) {
         let shims = self.rows.entry(key.container.clone()).or_default();
         match shims.iter_mut().find(|(shim, _)| *shim == key.shim) {
-            Some((_, row)) => row.set(state),
-            None => shims.push((key.shim.clone(), Row { state: state.clone(), gives_back: None })),
+            Some((_, known)) => known.clone_from(state),
+            None => shims.push((key.shim.clone(), state.clone())),
         }
     }
 }
@@ -121,38 +120,26 @@ pub(crate) fn removed(container: &ContainerRef) -> Removed {
     }
 }
 
-#[derive(Debug)]
-struct Row {
-    state: ContainerState,
-    gives_back: Option<Resources>,
-}
-
-impl Row {
-    fn set(&mut self, state: &ContainerState) {
-        let new_id = state.id.is_some() && self.state.id.is_some() && state.id != self.state.id;
-        if new_id {
-            // Another container of the same name: nothing was given back for it.
-            self.gives_back = None;
-        }
-        self.state = state.clone();
-    }
-
-    fn show(&self, container: &ContainerRef, counts: &Counts) -> Container {
-        let Removed { namespace, pod, container } = removed(container);
-        Container {
-            namespace,
-            pod,
-            container,
-            phase: self.state.phase.as_str().into(),
-            since: self.state.since.map(timestamp),
-            last_checkpoint: self.state.checkpoint.map(Into::into),
-            last_restore: self.state.restore.map(Into::into),
-            wake_ups: counts.wake_ups,
-            checkpoint_failures: counts.checkpoint_failures,
-            restore_failures: counts.restore_failures,
-            scaled_down_seconds: seconds(counts.scaled_down),
-            gives_back: self.gives_back,
-        }
+fn show(
+    container: &ContainerRef,
+    state: &ContainerState,
+    counts: &Counts,
+    given_back: Option<Resources>,
+) -> Container {
+    let Removed { namespace, pod, container } = removed(container);
+    Container {
+        namespace,
+        pod,
+        container,
+        phase: state.phase.as_str().into(),
+        since: state.since.map(timestamp),
+        last_checkpoint: state.checkpoint.map(Into::into),
+        last_restore: state.restore.map(Into::into),
+        wake_ups: counts.wake_ups,
+        checkpoint_failures: counts.checkpoint_failures,
+        restore_failures: counts.restore_failures,
+        scaled_down_seconds: seconds(counts.scaled_down),
+        gives_back: given_back,
     }
 }
 

@@ -39,7 +39,7 @@ async fn containers_have_the_documented_form() {
     node.apply(&scaled_down("idle", Duration::from_millis(300)));
     node.apply(&failed("web"));
     let given = Resources { cpu_cores: 0.1, memory_bytes: 64 << 20 };
-    node.board.set_gives_back(&container("idle"), Some(given));
+    node.board.set_given_back([(container("idle"), given)].into());
     node.board.set_degraded("shims", vec![trouble("shim-disconnected", false)]);
     let server = node.serve().await;
 
@@ -251,10 +251,8 @@ async fn the_status_command_prints_table_wide_and_json() {
 
     node.apply(&snapshot(["web", "a-longer-name"]));
     node.apply(&scaled_down("web", Duration::from_millis(250)));
-    node.board.set_gives_back(
-        &container("web"),
-        Some(Resources { cpu_cores: 0.1, memory_bytes: 64 << 20 }),
-    );
+    let given = Resources { cpu_cores: 0.1, memory_bytes: 64 << 20 };
+    node.board.set_given_back([(container("web"), given)].into());
     node.board.set_degraded("loader", vec![trouble("no-bpf", true)]);
     let table = print(Output::Table).await;
     let lines: Vec<&str> = table.lines().collect();

@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::{convert::Infallible, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, time::Duration};
 
 use axum::{
     Router,
@@ -43,6 +43,7 @@ fn busy() -> Node {
         "wiki-5f6g7h8j9-v4b5n",
     ];
     node.apply(&snapshot(pods));
+    let mut given_back = BTreeMap::new();
     for (n, pod) in pods.iter().enumerate().filter(|(n, _)| n % 3 != 0) {
         for _ in 0..n {
             let millis = u64::try_from(n).unwrap() * 23;
@@ -52,9 +53,10 @@ fn busy() -> Node {
         if n % 3 == 2 {
             node.apply(&scaled_down(pod, Duration::from_millis(210)));
             let given = Resources { cpu_cores: 0.25, memory_bytes: 192 << 20 };
-            node.board.set_gives_back(&container(pod), Some(given));
+            given_back.insert(container(pod), given);
         }
     }
+    node.board.set_given_back(given_back);
     node.apply(&failed(pods[7]));
     node
 }
@@ -113,14 +115,14 @@ async fn first_paint_live_changes_and_both_color_schemes() {
     let pod = "api-gateway-7d9f8b6c5-x2k9p";
     node.apply(&scaled_down(pod, Duration::from_millis(432)));
     let given = Resources { cpu_cores: 1.5, memory_bytes: 512 << 20 };
-    node.board.set_gives_back(&container(pod), Some(given));
+    node.board.set_given_back([(container(pod), given)].into());
     let row = row(pod);
     browser.until(&format!("{row}.innerText.includes('Scaled down')")).await;
     browser.until(&format!("{row}.innerText.includes('432 ms')")).await;
     browser.until(&format!("{row}.innerText.includes('1.5 CPU · 512 MiB')")).await;
     browser.until("document.getElementById('total-scaled-down').innerText === '5'").await;
     node.apply(&woken_up(pod, Duration::from_millis(76)));
-    node.board.set_gives_back(&container(pod), None);
+    node.board.set_given_back(BTreeMap::new());
     browser.until(&format!("{row}.innerText.includes('Running')")).await;
     browser.until(&format!("{row}.innerText.includes('76 ms')")).await;
     // Time passes on the page without news.
