@@ -23,8 +23,18 @@ impl Bucket {
 
     /// When the next request may go: now or later.
     pub(super) fn next(&mut self, now: Instant) -> Instant {
+        self.next_above(0.0, now)
+    }
+
+    /// When the next Event may go. Half a second's worth is left for pods:
+    /// after a burst there are many Events, and labels must not wait for them.
+    pub(super) fn next_event(&mut self, now: Instant) -> Instant {
+        self.next_above(self.rate / 2.0, now)
+    }
+
+    fn next_above(&mut self, reserve: f64, now: Instant) -> Instant {
         self.refill(now);
-        let missing = (1.0 - self.tokens).max(0.0);
+        let missing = (1.0 + reserve.min(self.rate - 1.0) - self.tokens).max(0.0);
         let at = now + Duration::from_secs_f64(missing / self.rate);
         self.closed_until.map_or(at, |until| at.max(until))
     }
@@ -71,6 +81,21 @@ mod tests {
             bucket.take(later);
         }
         assert!(bucket.next(later) > later);
+    }
+
+    #[test]
+    fn events_leave_half_for_pods() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(NonZeroU32::new(150).unwrap(), start);
+        let mut events = 0;
+        while bucket.next_event(start) == start {
+            bucket.take(start);
+            events += 1;
+        }
+        assert_eq!((events, bucket.next(start)), (75, start));
+        // With one request per second, Events still go.
+        let mut slow = Bucket::new(NonZeroU32::MIN, start);
+        assert_eq!(slow.next_event(start), start);
     }
 
     #[test]

@@ -235,6 +235,11 @@ impl Engine {
         if !self.slots.free_for_event() {
             return Next::Idle(self.timers.next());
         }
+        let open = self.bucket.next_event(now);
+        if open > now {
+            let waiting = self.reports.len() > 0;
+            return Next::Idle(earlier(self.timers.next(), waiting.then_some(open)));
+        }
         match self.reports.pop(now) {
             Ok(ready) => {
                 if let Some(pod) = self.pods.get(&ready.pod) {
