@@ -12,6 +12,7 @@ mod support;
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use scenarios::{api_away, bad_shims, down, killed, no_features, story, terminated};
 use zeropod_testkit::{
     node_in_a_box::{Kubernetes, run_inside},
     skip::{skip, without_root},
@@ -31,7 +32,6 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 
 fn trials() -> Vec<Trial> {
     use Kubernetes::{InProcess, Real};
-    use scenarios::*;
     vec![
         trial("scaled_down_and_woken_by_a_request", |criu| story(InProcess, &[], criu)),
         trial("the_same_with_a_real_api_server", |criu| story(Real, &[], criu)),

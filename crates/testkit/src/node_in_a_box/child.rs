@@ -75,12 +75,10 @@ impl Child {
             while self.lines.recv().await.is_some() {}
             self.child.wait().await
         };
-        match timeout(Duration::from_secs(10), end).await {
-            Ok(status) => status.ok(),
-            Err(_) => {
-                self.kill().await;
-                None
-            }
+        if let Ok(status) = timeout(Duration::from_secs(10), end).await {
+            return status.ok();
         }
+        self.kill().await;
+        None
     }
 }

@@ -85,7 +85,7 @@ pub struct Node {
 
 enum ApiServer {
     InProcess(InProcessApi),
-    Real(RealApi),
+    Real(Box<RealApi>),
 }
 
 impl Node {
@@ -97,7 +97,7 @@ impl Node {
     pub async fn start(kubernetes: Kubernetes, manager: &Path) -> Result<Self, NodeError> {
         let api = match kubernetes {
             Kubernetes::InProcess => ApiServer::InProcess(InProcessApi::start()?),
-            Kubernetes::Real => ApiServer::Real(RealApi::start()?),
+            Kubernetes::Real => ApiServer::Real(Box::new(RealApi::start()?)),
         };
         let node = Self { api, manager: manager.into() };
         if kubernetes == Kubernetes::Real {
@@ -125,7 +125,7 @@ impl Node {
     fn cluster(&self) -> &dyn Cluster {
         match &self.api {
             ApiServer::InProcess(api) => api,
-            ApiServer::Real(api) => api,
+            ApiServer::Real(api) => api.as_ref(),
         }
     }
 

@@ -212,6 +212,7 @@ pub(crate) async fn terminated(criu: PathBuf) -> Done {
 }
 
 /// Starts the manager, and shows what it warns of.
+#[expect(clippy::print_stdout, reason = "for whoever reads why a scenario failed")]
 async fn start(node: &Node, flags: &[&str]) -> Result<Child, Box<dyn Error>> {
     let mut manager = node.start_manager(flags).await?;
     let mut log = manager.take_lines();
