@@ -14,6 +14,7 @@ mod cli;
 mod doctor;
 mod dump;
 mod files;
+mod k3s;
 mod matrix;
 mod node;
 mod properties;
