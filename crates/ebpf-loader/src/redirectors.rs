@@ -110,6 +110,13 @@ impl Redirectors {
 
     /// Looks for the kubelet in a cgroup of version 2 and all below it, rather
     /// than in the root of all.
+    ///
+    /// A packet from the kubelet's address is a probe only if the kubelet, by
+    /// the name of [`Config::probe_binary_name`], opened its connection; what
+    /// other processes of the node send is activity. Connections whose ports
+    /// change on the way (some SNAT) cannot be told apart and count as
+    /// activity; gRPC probes are connections of the kubelet like any other,
+    /// but wake a container that is scaled down, as exec probes do.
     #[must_use]
     pub fn kubelet_cgroup(self, cgroup: PathBuf) -> Self {
         Self { cgroup: Some(cgroup), ..self }

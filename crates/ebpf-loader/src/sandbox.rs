@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::resource::{RLIM_INFINITY, Resource, setrlimit},
+};
 use tracing::info;
 use zeropod_redirector_abi::Direction;
 
@@ -194,6 +197,9 @@ impl Attacher {
         if let Some(comm) = self.comm.get() {
             return Ok(*comm);
         }
+        // Kernels before 5.11 count maps and programs as locked memory. Where
+        // it may not be raised, there is perhaps enough.
+        let _refused = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         let comm = Comm::detect(&Maps::unpinned()?)?;
         Ok(*self.comm.get_or_init(|| comm))
     }

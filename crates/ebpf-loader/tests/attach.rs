@@ -7,6 +7,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::symlink,
     process,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
 use common::{
@@ -76,6 +78,15 @@ fn checksums_are_right_without_offload_b2() {
     scale_down(&sandbox, 80, proxy);
     for address in [sandbox.ipv4(), sandbox.ipv6()] {
         assert_eq!(ask(address, 80).unwrap(), "proxy");
+    }
+    // Large packets, whole ones and trains of them.
+    common::sh(&format!("ip link set host{} mtu 9000", sandbox.number()));
+    sandbox.sh("ip link set eth0 mtu 9000");
+    let long: &'static str = Box::leak("0123456789".repeat(50_000).into());
+    let large = sandbox.serve(any, long);
+    scale_down(&sandbox, 82, large);
+    for address in [sandbox.ipv4(), sandbox.ipv6()] {
+        assert!(ask(address, 82).unwrap() == long);
     }
     // A proxy that is gone refuses, rather than leaving the client to wait:
     // its RST passes the checks too.
@@ -287,4 +298,44 @@ fn a_read_only_bpf_file_system_is_a_state_of_its_own_f_d3() {
     let state = manager.wait_for("a degraded state", |state| !state.degraded.is_empty());
     assert_eq!(state.degraded.into_iter().collect::<Vec<_>>(), [Degraded::BpffsNotWritable]);
     manager.stop();
+}
+
+#[test]
+fn no_connection_fails_while_programs_are_replaced_and_managers_come_and_go_f_e7() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let node = Node::new();
+    fs::create_dir(node.maps_dir()).unwrap();
+    let sandbox = node.sandbox();
+    sandbox.make_pin_dir();
+    Manager::start(&node).wait_until_attached(&sandbox);
+    let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+    let proxy = sandbox.serve(any, "proxy");
+    scale_down(&sandbox, 80, proxy);
+    let (address, done) = (sandbox.ipv4(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut answers = 0;
+            while !done.load(Ordering::Relaxed) {
+                assert_eq!(ask(address, 80).unwrap(), "proxy");
+                answers += 1;
+            }
+            answers
+        });
+        let mut before = programs(&sandbox);
+        for round in 0..10 {
+            // Told something else each time, so that they are replaced.
+            let config = Config { ignore_localhost: round % 2 == 0, ..config(&node) };
+            let mut manager = Manager::run(Redirectors::new(config));
+            manager.wait_until_attached(&sandbox);
+            let after = programs(&sandbox);
+            assert!(round == 0 || before[0] != after[0]);
+            before = after;
+            manager.kill();
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(client.join().unwrap() > 10);
+    });
+    assert_eq!(attached_programs(&sandbox), 4);
 }

@@ -20,6 +20,17 @@ fn libbpf_loads_the_object_with_the_contracted_maps() {
         "bpftool prog loadall {} {bpffs}/programs type classifier pinmaps {bpffs}/maps",
         file.path().display()
     ));
+    // What the verifier says of them, for whoever reads the output of tests.
+    let log = sh(&format!(
+        "bpftool --debug prog loadall {} {bpffs}/again type classifier 2>&1",
+        file.path().display()
+    ));
+    for line in log.lines() {
+        if line.starts_with("processed ") || line.starts_with("stack depth ") {
+            println!("{line}");
+        }
+    }
+    assert!(log.contains("processed "), "the verifier looked at nothing");
     for program in [INGRESS_PROGRAM, EGRESS_PROGRAM] {
         let shown = sh(&format!("bpftool prog show pinned {bpffs}/programs/{program}"));
         assert!(shown.contains("sched_cls"), "{shown}");
