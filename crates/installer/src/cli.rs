@@ -81,6 +81,12 @@ pub struct Args {
 pub enum Command {
     /// Mount the BPF file system on /sys/fs/bpf, unless it is there.
     PrepareBpfFs,
+    /// Be the process that the doctor dumps.
+    #[command(hide = true)]
+    CriuTarget {
+        /// File for the process id.
+        pid_file: PathBuf,
+    },
     /// Look at everything that zeropod needs on this node. Exits with 1 if
     /// zeropods cannot work.
     Doctor {

@@ -1,11 +1,7 @@
 //! Looking at everything that zeropod needs on a node, without changing
 //! anything.
 
-use std::{
-    fmt::Write as _,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, path::Path, time::Duration};
 
 use k8s_openapi::api::{core::v1::Node as KubeNode, node::v1::RuntimeClass};
 use kube::Api;
@@ -20,8 +16,9 @@ use crate::{
     config::{Source as _, wanted::SHIM},
     host::HostRoot,
     node::Node,
+    on_host::{self, NotRun},
     plan::{Options, desired_config},
-    state::{self, State},
+    state::State,
 };
 
 /// One thing that was looked at.
@@ -178,12 +175,19 @@ pub async fn runtime(node: &mut Node, options: &Options) -> Vec<Check> {
         Err(error) => fail("handler", chain(&error), "see containerd's log"),
     });
     checks.push(ownership(&node.host, &opt_path));
-    let library_path = opt_path.join("lib");
-    for (name, program, argument) in [("shim", SHIM, "-v"), ("criu", "criu", "--version")] {
-        let program = opt_path.join("bin").join(program);
-        checks.push(match ask(node, &program, argument, &library_path) {
+    for (name, result, hint) in [
+        ("shim", on_host::version(node, &opt_path, SHIM, "-v"), REINSTALL),
+        ("criu", on_host::version(node, &opt_path, "criu", "--version"), REINSTALL),
+        (
+            "checkpoint",
+            on_host::checkpoint(node, &opt_path),
+            "zeropods would be killed instead; CRIU before 4.2 cannot dump sockets on Linux 6.16 and later",
+        ),
+    ] {
+        checks.push(match result {
             Ok(answer) => ok(name, answer),
-            Err(reason) => fail(name, reason, REINSTALL),
+            Err(NotRun::Impossible) => unknown(name, "not run: the host has no systemd".into()),
+            Err(NotRun::Failed(reason)) => fail(name, reason, hint),
         });
     }
     checks
@@ -247,40 +251,6 @@ fn ownership(host: &HostRoot, opt_path: &Path) -> Check {
         ok("files", format!("{} as installed", state.files.len()))
     } else {
         fail("files", format!("missing or changed: {}", changed.join(", ")), "run the installer")
-    }
-}
-
-/// Runs a program of the host as a unit of its own, because it needs the
-/// host's libraries, and returns the first line that it prints.
-fn ask(
-    node: &mut Node,
-    program: &Path,
-    argument: &str,
-    library_path: &Path,
-) -> Result<String, String> {
-    let host = node.host.clone();
-    if !host.exists(program).unwrap_or(false) {
-        return Err(format!("{} is absent", program.display()));
-    }
-    let Ok(Some(systemd)) = node.systemd() else {
-        return Ok(format!("{} is present; not run without systemd", program.display()));
-    };
-    let output = Path::new(state::DIR).join("doctor.txt");
-    let script = "LD_LIBRARY_PATH=\"$3\" exec \"$1\" \"$2\" >\"$4\" 2>&1";
-    let arguments =
-        [program, library_path, &output].map(|path| path.to_string_lossy().into_owned());
-    let [program, library_path, out] = &arguments;
-    let command = ["/bin/sh", "-c", script, "sh", program, argument, library_path, out];
-    host.make_dirs(Path::new(state::DIR)).map_err(|error| chain(&error))?;
-    let code = systemd.run(&crate::systemd::unit_name("doctor"), &command, Instant::now() + ANSWER);
-    let printed = host.read(&output).map_err(|error| chain(&error))?.unwrap_or_default();
-    host.remove(&output).map_err(|error| chain(&error))?;
-    let printed = String::from_utf8_lossy(&printed);
-    let lines: Vec<&str> = printed.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    match code {
-        Ok(0) => Ok(lines.iter().take(3).copied().collect::<Vec<_>>().join(", ")),
-        Ok(code) => Err(format!("{program} exits with {code}: {}", lines.last().unwrap_or(&""))),
-        Err(error) => Err(chain(&error)),
     }
 }
 

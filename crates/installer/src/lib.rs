@@ -20,6 +20,7 @@ pub mod files;
 pub mod host;
 pub mod install;
 pub mod node;
+pub mod on_host;
 mod ours;
 mod place;
 pub mod plan;

@@ -158,10 +158,13 @@ impl Systemd {
             let program = command.first().copied().unwrap_or_default();
             let timeout = deadline.saturating_duration_since(Instant::now());
             let timeout = u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX);
+            // systemd would replace variables, and halves what is doubled.
+            let command: Vec<String> =
+                command.iter().map(|argument| argument.replace('$', "$$")).collect();
             let properties: Vec<(&str, Value<'_>)> = vec![
                 ("Description", "zeropod installer".into()),
                 ("Type", "oneshot".into()),
-                ("ExecStart", Value::new(vec![(program, command.to_vec(), false)])),
+                ("ExecStart", Value::new(vec![(program, command, false)])),
                 ("TimeoutStartUSec", timeout.into()),
             ];
             let auxiliary: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();

@@ -12,25 +12,48 @@ fn the_doctor_finds_what_is_wrong() {
     let mount_point = tempfile::tempdir().unwrap();
     let binds = [(mount_point.path().to_path_buf(), "/sys/fs/bpf")];
     let node = Node::boot(&root::debian("sid"), &binds);
-    // A program that answers every question.
-    fs::copy("/bin/true", node.criu_asset()).unwrap();
+    fs::copy(node.path("/usr/sbin/criu"), node.criu_asset()).unwrap();
     node.run(&["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"]).ok();
     let files = ["/etc/containerd", "/var/lib/containerd/opt"];
     let before = node.snapshot(&files);
-    assert_eq!(failures(&node), ["configuration", "handler", "files", "shim", "criu"]);
+    assert_eq!(
+        failures(&node),
+        ["configuration", "handler", "files", "shim", "criu", "checkpoint"]
+    );
     assert_eq!(node.snapshot(&files), before, "it changes nothing");
 
     node.installer(&[]).ok();
-    assert_eq!(failures(&node), [""; 0]);
+    assert_eq!(failures(&node), [""; 0], "{}", node.installer(&["doctor"]).stdout);
     let table = node.installer(&["doctor"]);
     assert_eq!(table.code, Some(0), "{table:?}");
-    assert!(table.stdout.contains("ok    handler"), "{table:?}");
+    for line in ["ok    handler", "dumped and restored", "Version: 4."] {
+        assert!(table.stdout.contains(line), "{}", table.stdout);
+    }
 
     fs::remove_file(node.path("/var/lib/containerd/opt/bin/criu")).unwrap();
-    assert_eq!(failures(&node), ["files", "criu"]);
+    assert_eq!(failures(&node), ["files", "criu", "checkpoint"]);
     node.run(&["umount", "/sys/fs/bpf"]).ok();
     node.run(&["systemctl", "stop", "containerd"]).ok();
     assert_eq!(failures(&node), ["bpffs", "containerd"]);
+}
+
+#[test]
+fn the_doctor_finds_a_criu_that_is_too_old_for_the_kernel() {
+    if !can_run("the_doctor_finds_a_criu_that_is_too_old_for_the_kernel") {
+        return;
+    }
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|it| it.parse().unwrap_or(0));
+    let kernel: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    let node = Node::boot(&root::debian("trixie"), &[]);
+    fs::copy(node.path("/usr/sbin/criu"), node.criu_asset()).unwrap();
+    node.installer(&[]).ok();
+    let failures = failures(&node);
+    // Trixie has CRIU 4.1.
+    let too_old = kernel >= (6, 16);
+    assert_eq!(failures.contains(&"checkpoint".to_owned()), too_old, "{failures:?}");
+    assert!(!failures.contains(&"criu".to_owned()), "its version can be told: {failures:?}");
 }
 
 /// Names of the checks that failed.

@@ -10,7 +10,7 @@ use std::{
 use zeropod_testkit::cache;
 
 /// What a booted node needs.
-const PACKAGES: &str = "containerd,runc,systemd,systemd-sysv,dbus,busybox-static";
+const PACKAGES: &str = "containerd,runc,criu,systemd,systemd-sysv,dbus,busybox-static";
 
 /// A root directory of a Debian suite: `trixie` has containerd 1.7, `sid` 2.1.
 pub(crate) fn debian(suite: &str) -> PathBuf {
