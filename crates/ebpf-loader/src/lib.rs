@@ -35,6 +35,7 @@ mod kubelet_watch;
 mod maps;
 mod node;
 mod object;
+mod pod;
 mod redirectors;
 mod repair;
 mod sandbox;
@@ -43,5 +44,6 @@ mod state;
 
 pub use error::Error;
 pub use object::REDIRECTOR;
+pub use pod::pod_uid;
 pub use redirectors::{Config, Kubelet, Redirectors};
 pub use state::{Attachment, Degraded, ManagedBy, Mechanism, SandboxState, State};
