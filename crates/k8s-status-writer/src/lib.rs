@@ -14,6 +14,7 @@ mod api;
 mod config;
 mod engine;
 mod event;
+mod given_back;
 mod go_duration;
 mod plan;
 mod pod;
@@ -23,6 +24,7 @@ mod wire;
 mod writer;
 
 pub use config::{Config, Features};
+pub use given_back::GivenBack;
 pub use state::{Degraded, State};
 pub use writer::{Error, Handle, StatusWriter};
 

@@ -23,6 +23,11 @@ impl Quantity {
         Some(Self { text: text.into(), nanos })
     }
 
+    /// Its value in billionths.
+    pub(crate) fn nanos(&self) -> i128 {
+        self.nanos
+    }
+
     pub(crate) fn is_zero(&self) -> bool {
         self.nanos == 0
     }

@@ -106,6 +106,10 @@ pub(crate) const PENDING: &str = "zeropod_resize_pending_pods";
 pub(crate) const EVENTS_DROPPED: &str = "zeropod_status_events_dropped_total";
 /// 1 for each degraded `state` the writer is in.
 pub(crate) const DEGRADED: &str = "zeropod_status_writer_degraded";
+/// Cores that scaled-down containers give back.
+pub(crate) const GIVEN_BACK_CPU: &str = "zeropod_requests_given_back_cpu_cores";
+/// Bytes that scaled-down containers give back.
+pub(crate) const GIVEN_BACK_MEMORY: &str = "zeropod_requests_given_back_memory_bytes";
 
 /// Gives the metrics their help texts.
 pub(crate) fn describe() {
@@ -113,5 +117,13 @@ pub(crate) fn describe() {
     describe_counter!(REFUSALS, "In-place resizes that were due but can't be done, by reason");
     describe_gauge!(PENDING, "Pods whose in-place resize the kubelet has not carried out");
     describe_counter!(EVENTS_DROPPED, "Status Events that were not created, by reason");
+    describe_gauge!(
+        GIVEN_BACK_CPU,
+        "Cores that the pods of the node request less for their scaled-down containers"
+    );
+    describe_gauge!(
+        GIVEN_BACK_MEMORY,
+        "Bytes that the pods of the node request less for their scaled-down containers"
+    );
     describe_gauge!(DEGRADED, "Whether the status writer is in this degraded state");
 }

@@ -2,7 +2,7 @@
 //! writes that it asks for are carried out, some at a time.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     future::pending,
     pin::pin,
     sync::Arc,
@@ -20,13 +20,17 @@ use tokio::{
     time::{Duration, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use zeropod_shim_api::{change::Update, id::PodRef};
+use zeropod_shim_api::{
+    change::Update,
+    id::{ContainerRef, PodRef},
+};
 
 use crate::{
     answer::WriteError,
     api::Writer,
     config::Config,
     engine::{Engine, Job, Next, PodChange},
+    given_back::GivenBack,
     pod::{Pod, Received},
     state::{Degraded, State},
 };
@@ -101,6 +105,12 @@ impl StatusWriter {
     /// How the writer is doing, now and from now on.
     pub fn state(&self) -> watch::Receiver<State> {
         self.engine.health().subscribe()
+    }
+
+    /// What the pods request less for their scaled-down containers, now and
+    /// from now on. A container that gives back nothing is not listed.
+    pub fn given_back(&self) -> watch::Receiver<BTreeMap<ContainerRef, GivenBack>> {
+        self.engine.given_back().subscribe()
     }
 
     /// A handle that works while the writer runs.

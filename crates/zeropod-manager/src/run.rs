@@ -146,6 +146,9 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
             },
         );
         parts.show("writer", writer.state(), status::writer);
+        let given_back = writer.given_back();
+        let shown = status::show_given_back(board.clone(), given_back, shutdown.clone());
+        parts.start("board", shown);
         parts.start("status writer", writer.run(shims.subscribe().into_stream(), shutdown.clone()));
     }
     let stop = shutdown.clone();

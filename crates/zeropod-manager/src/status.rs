@@ -1,16 +1,20 @@
 //! The board behind the status page: who counts for it, and what of the parts'
 //! states is shown as wrong.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use zeropod_ebpf_loader::{Attachment, Degraded as Redirection, State as Redirectors};
-use zeropod_k8s_status_writer::{Degraded as Writing, State as Writer};
+use zeropod_k8s_status_writer::{Degraded as Writing, GivenBack, State as Writer};
 use zeropod_metrics_aggregator::Aggregator;
+use zeropod_shim_api::id::ContainerRef;
 use zeropod_shim_event_client::Health;
-use zeropod_status_api::{Board, Counts, api::Degraded};
+use zeropod_status_api::{
+    Board, Counts,
+    api::{Degraded, Resources},
+};
 
 use crate::telemetry;
 
@@ -48,6 +52,28 @@ pub(crate) async fn show<S>(
         match shutdown.run_until_cancelled(state.changed()).await {
             Some(Ok(())) => {}
             // The part ended, which the manager notices elsewhere.
+            Some(Err(_)) => return shutdown.cancelled().await,
+            None => return,
+        }
+    }
+}
+
+/// Shows on the board what the pods give back, until `shutdown`.
+pub(crate) async fn show_given_back(
+    board: Board,
+    mut given: watch::Receiver<BTreeMap<ContainerRef, GivenBack>>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let now = given.borrow_and_update().clone().into_iter();
+        board.set_given_back(
+            now.map(|(container, GivenBack { cpu_cores, memory_bytes })| {
+                (container, Resources { cpu_cores, memory_bytes })
+            })
+            .collect(),
+        );
+        match shutdown.run_until_cancelled(given.changed()).await {
+            Some(Ok(())) => {}
             Some(Err(_)) => return shutdown.cancelled().await,
             None => return,
         }

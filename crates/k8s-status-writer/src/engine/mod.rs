@@ -33,6 +33,7 @@ use crate::{
     api::Write,
     config::Config,
     event::{Report, Reporter},
+    given_back::Ledger,
     pod::{Pending, Pod},
     state::{self, Degraded, Health},
 };
@@ -53,6 +54,7 @@ pub(crate) struct Engine {
     config: Config,
     reporter: Reporter,
     health: Health,
+    given_back: Ledger,
     table: Table,
     pods: HashMap<PodRef, Pod>,
     /// All pods of the node are known.
@@ -126,6 +128,7 @@ impl Engine {
             reports: Reports::new(config.identity_wait),
             config,
             health,
+            given_back: Ledger::new(),
             table: Table::default(),
             pods: HashMap::new(),
             synced: false,
@@ -142,6 +145,10 @@ impl Engine {
 
     pub(crate) fn health(&self) -> &Health {
         &self.health
+    }
+
+    pub(crate) fn given_back(&self) -> &Ledger {
+        &self.given_back
     }
 
     /// Takes what the shims tell. Never more than a moment's work.
@@ -314,6 +321,7 @@ impl Engine {
         }
         self.works.entry(pod_ref.clone()).or_default().renew(&pod.uid);
         self.show_pending(pod_ref, Some(&pod), now);
+        self.given_back.note(pod_ref, Some(&pod));
         self.pods.insert(pod_ref.clone(), pod);
         self.consider(pod_ref, now);
         self.look_at_reports(pod_ref, now);
@@ -321,6 +329,7 @@ impl Engine {
 
     fn forget(&mut self, pod: &PodRef, now: Instant) {
         self.show_pending(pod, None, now);
+        self.given_back.note(pod, None);
         self.pods.remove(pod);
         self.works.remove(pod);
         self.look_at_reports(pod, now);

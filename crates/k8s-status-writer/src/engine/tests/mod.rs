@@ -2,12 +2,14 @@
 
 mod burst;
 mod failures;
+mod given_back;
 mod identity;
 mod lifetime;
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use zeropod_shim_api::{
     change::{Cause, ContainerChange, ContainerKey, ContainerState},
     id::{ContainerId, ContainerRef, ShimId},
