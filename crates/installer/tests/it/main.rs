@@ -17,5 +17,6 @@ mod files;
 mod k3s;
 mod matrix;
 mod node;
+mod pod;
 mod properties;
 mod trouble;

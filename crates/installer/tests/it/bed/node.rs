@@ -109,6 +109,11 @@ impl Node {
         self.assets.path().join("bin/criu")
     }
 
+    /// The file of the image that becomes the shim on the node.
+    pub(crate) fn shim_asset(&self) -> PathBuf {
+        self.assets.path().join("bin/containerd-shim-zeropod-v2")
+    }
+
     /// What the CRI plugin serves; `None` while it does not answer.
     pub(crate) fn handlers(&self) -> Option<std::collections::HashMap<String, Handler>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
