@@ -71,7 +71,7 @@ pub fn take_back(host: &HostRoot, plan: &Plan) -> Result<(), Error> {
 ///
 /// # Errors
 /// When nobody here can restart it, or the restart fails.
-pub fn restart(node: &mut Node, deadline: Instant) -> Result<(), Error> {
+pub fn restart(node: &mut Node, why: &str, deadline: Instant) -> Result<(), Error> {
     let layout = node.facts.layout.clone();
     if layout.distribution == Distribution::K0s {
         // k0s watches its directory and restarts containerd itself.
@@ -81,6 +81,7 @@ pub fn restart(node: &mut Node, deadline: Instant) -> Result<(), Error> {
     match (node.systemd()?, unit) {
         (Some(systemd), Some(unit)) => systemd.restart(&unit.name, deadline),
         (systemd, _) => Err(Error::NoRestart {
+            why: why.to_owned(),
             reason: if systemd.is_some() {
                 format!("none of its units is active: {}", layout.units.join(", "))
             } else {

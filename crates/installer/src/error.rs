@@ -83,10 +83,12 @@ pub enum Error {
     },
     /// A restart is needed and nobody here can do it.
     #[error(
-        "containerd has to be restarted to load its configuration: {reason}. Restart it, then run the installer again."
+        "containerd has to be restarted ({why}), but {reason}. Restart it, then run the installer again."
     )]
     NoRestart {
-        /// Why not.
+        /// Why it has to be.
+        why: String,
+        /// Why it is not.
         reason: String,
     },
     /// The daemon runs but does not serve what it should.

@@ -107,7 +107,7 @@ impl Installation {
         let expected = self.config.expected.handler.clone();
         if let Some(reason) = reason {
             report.say(format!("containerd is restarted: {reason}"));
-            load(node, &self.config, expected.as_ref(), deadline).await?;
+            load(node, &self.config, &reason, expected.as_ref(), deadline).await?;
         }
         report.say("the handler zeropod is served");
         self.state.proven = true;
@@ -176,7 +176,7 @@ pub async fn uninstall(node: &mut Node, force: bool, deadline: Instant) -> Resul
     };
     if let Some(reason) = loaded.restart_reason() {
         report.say(format!("containerd is restarted: {reason}"));
-        load(node, &plan, None, deadline).await?;
+        load(node, &plan, &reason, None, deadline).await?;
     }
     // Only now: containerd needs the shim of a handler that it has loaded
     // (F-C8).
@@ -198,10 +198,11 @@ pub async fn uninstall(node: &mut Node, force: bool, deadline: Instant) -> Resul
 async fn load(
     node: &mut Node,
     plan: &Plan,
+    why: &str,
     expected: Option<&crate::containerd::Handler>,
     deadline: Instant,
 ) -> Result<(), Error> {
-    let restarted = apply::restart(node, deadline);
+    let restarted = apply::restart(node, why, deadline);
     let loaded = match restarted {
         // Nobody tried: what is on disk is right, and the next start loads it.
         Err(error @ Error::NoRestart { .. }) => return Err(error),
@@ -214,7 +215,7 @@ async fn load(
     }
     apply::take_back(&node.host, plan)?;
     // The deadline may have passed, but containerd must come back.
-    apply::restart(node, Instant::now() + RECOVERY)?;
+    apply::restart(node, "to load what was taken back", Instant::now() + RECOVERY)?;
     Err(Error::TakenBack { source: Box::new(error) })
 }
 

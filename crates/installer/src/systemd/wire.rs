@@ -313,3 +313,72 @@ fn decode(endian: Endian, header: &[u8], body: Vec<u8>) -> Result<Message, Failu
 fn malformed(error: impl std::fmt::Display) -> Failure {
     Failure::Protocol(format!("its message cannot be read: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// What a call returns when the peer answers its greeting and then this.
+    fn call_answered_by(answer: &[u8]) -> Result<(String,), Failure> {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("private");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let answer = answer.to_vec();
+        let peer = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut greeting = [0; 256];
+            stream.read(&mut greeting).unwrap();
+            stream.write_all(b"OK 0123456789abcdef\r\nAGREE_UNIX_FD\r\n").unwrap();
+            stream.read(&mut greeting).unwrap();
+            stream.write_all(&answer).unwrap();
+            // Waits for the other side to have enough.
+            let _ = stream.read(&mut greeting);
+        });
+        let deadline = Instant::now() + Duration::from_millis(300);
+        let mut connection = Connection::open(&socket, deadline).unwrap();
+        let result = connection.call("/a", "b.c", "D", &());
+        drop(connection);
+        peer.join().unwrap();
+        result
+    }
+
+    /// A return of the call with serial 1, with a string in its body.
+    fn answer(text: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(text.len()).unwrap();
+        let mut message = vec![b'l', RETURN, 0, 1, length + 5, 0, 0, 0, 1, 0, 0, 0, 15, 0, 0, 0];
+        message.extend([field::REPLY_SERIAL, 1, b'u', 0, 1, 0, 0, 0]);
+        message.extend([field::SIGNATURE, 1, b'g', 0, 1, b's', 0, 0]);
+        message.extend([length, 0, 0, 0]);
+        message.extend_from_slice(text);
+        message.push(0);
+        message
+    }
+
+    #[test]
+    fn an_answer_is_read() {
+        assert_eq!(call_answered_by(&answer(b"yes")).unwrap().0, "yes");
+    }
+
+    #[test]
+    fn silence_and_nonsense_are_errors_in_time() {
+        // F-C7.
+        assert!(matches!(call_answered_by(b""), Err(Failure::Deadline)));
+        assert!(matches!(call_answered_by(&answer(b"yes")[..20]), Err(Failure::Deadline)));
+        let huge = [&[b'l', RETURN, 0, 1][..], &[0xff; 12]].concat();
+        for nonsense in [b"HTTP/1.1 400 Bad".as_slice(), &huge, &answer(b"\xff\xfe")] {
+            assert!(
+                matches!(call_answered_by(nonsense), Err(Failure::Protocol(_))),
+                "{nonsense:?}"
+            );
+        }
+        // Of another type than expected, and an answer to somebody else.
+        let mut other_type = answer(b"yes");
+        other_type[29] = b'o';
+        assert!(matches!(call_answered_by(&other_type), Err(Failure::Protocol(_))));
+        let mut other_call = answer(b"yes");
+        other_call[20] = 9;
+        assert!(matches!(call_answered_by(&other_call), Err(Failure::Deadline)));
+    }
+}

@@ -84,6 +84,32 @@ fn install_again_upgrade_uninstall(node: &Node) {
 }
 
 #[test]
+fn without_systemd_somebody_else_restarts() {
+    // I14, F-B4 (k3d, OpenRC).
+    if !can_run("without_systemd_somebody_else_restarts") {
+        return;
+    }
+    let node = Node::boot(&root::debian("trixie"), &[]);
+    let socket = ["/run/systemd/private", "/run/systemd/private.hidden"];
+    let hide = || node.run(&["mv", socket[0], socket[1]]).ok();
+    let show = || node.run(&["mv", socket[1], socket[0]]).ok();
+    hide();
+    let outcome = node.installer(&[]);
+    assert!(outcome.stderr.contains("the host has no systemd. Restart it"), "{outcome:?}");
+    // The files are in place, so the next start of containerd loads them.
+    assert!(node.read(CONFIG).contains("runtimes.zeropod"));
+    assert!(node.installer(&[]).refused().contains("it does not serve the handler"));
+    show();
+    node.run(&["systemctl", "restart", "containerd"]).ok();
+    hide();
+    wait_for("the handler", || node.handlers()?.remove("zeropod"));
+    assert!(!node.installer(&[]).ok().contains("restart"));
+    assert_eq!(node.installer(&["-dry-run"]).code, Some(0));
+    show();
+    node.installer(&["-uninstall"]).ok();
+}
+
+#[test]
 fn a_node_of_the_go_installer_is_taken_over() {
     // Both generations: tables at the end on 1.x, a drop-in on 2.x.
     if !can_run("a_node_of_the_go_installer_is_taken_over") {
