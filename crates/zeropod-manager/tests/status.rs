@@ -19,8 +19,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use zeropod_testkit::{
+    kube::{Cluster as _, InProcessApi, create_pod, pod, run_pod},
     node::{
         isolated,
         shim::{Identity, Service},
@@ -142,6 +143,34 @@ fn a_node_that_cannot_do_its_job_is_not_ready() {
         let off = command(&["status"]);
         let error = String::from_utf8(off.stderr).unwrap();
         assert!(error.contains("127.0.0.1:8091"), "{error}");
+        manager.stop();
+    });
+}
+
+#[test]
+fn what_a_pod_gives_back_shows_until_it_wakes_up() {
+    in_a_node(|| {
+        let (shim, _server) = shim();
+        let api = InProcessApi::start().unwrap();
+        tokio::runtime::Handle::current().block_on(async {
+            let client = api.client();
+            let pod = pod("default", "web")
+                .on_node("worker-3")
+                .container("app", &[("cpu", "250m"), ("memory", "128Mi")], &[])
+                .build();
+            create_pod(&client, &pod).await.unwrap();
+            run_pod(&client, &pod, &[("app", ID)]).await.unwrap();
+        });
+        let kubeconfig = api.kubeconfig().to_str().unwrap();
+        let manager = Manager::start(&["-in-place-scaling", "-kubeconfig", kubeconfig]);
+        shim.scaled_down(ID, Duration::from_millis(250)).unwrap();
+        let given = || containers().first().map(|one| one["gives_back"].clone());
+        let expected = json!({ "cpu_cores": 0.249, "memory_bytes": (128 << 20) - 1024 });
+        until("the requests are given back", || given() == Some(expected.clone()));
+        assert!(get(8080, "/metrics").contains("zeropod_requests_given_back_cpu_cores 0.249\n"));
+        assert!(text(&command(&["status"])).contains("249m/128Mi"));
+        shim.restored(ID, Duration::from_millis(50)).unwrap();
+        until("they are back", || given() == Some(Value::Null));
         manager.stop();
     });
 }
