@@ -41,6 +41,7 @@ mod repair;
 mod sandbox;
 mod sandbox_id;
 mod state;
+mod tracker;
 
 pub use error::Error;
 pub use object::REDIRECTOR;
