@@ -58,8 +58,10 @@ pub(crate) fn list(
     for entry in fs::read_dir(maps_dir).map_err(failed())? {
         let name = entry.map_err(failed())?.file_name();
         let Some(pid) = name.to_str().and_then(pid) else { continue };
-        let runs = host_proc.join(pid.to_string()).join("ns/net").exists();
-        let managed_by = runs.then(|| {
+        // One that may not be looked at is there all the same.
+        let namespace = fs::metadata(host_proc.join(pid.to_string()).join("ns/net"));
+        let is_gone = namespace.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let managed_by = (!is_gone).then(|| {
             // Such a shim makes the marker before the directory, so that it
             // cannot be missed here.
             if managed_by_shim_dir(maps_dir, pid).exists() {
