@@ -12,8 +12,8 @@ use crate::{distribution::Distribution, version::ContainerdVersion};
 #[command(name = "zeropod-installer", disable_version_flag = true)]
 pub struct Args {
     /// Where CRIU comes from, if not from our image: `file:DIR` with bin and
-    /// lib in it. The reference of an image in a registry is accepted and not
-    /// used.
+    /// lib in it, or `oci:DIR` with an image in the OCI layout. The reference
+    /// of an image in a registry is accepted and not used.
     #[arg(long, value_name = "REFERENCE")]
     pub criu_image: Option<String>,
     /// Who runs containerd: containerd, k3s, rke2, k0s or microk8s. Found out

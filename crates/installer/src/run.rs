@@ -20,7 +20,9 @@ use crate::{
     host::HostRoot,
     install::{Installation, uninstall},
     node::{Known, Node},
+    oci,
     plan::{Options, Plan, undo},
+    report::{self, Reported, reported},
     state::Lock,
 };
 
@@ -97,7 +99,9 @@ pub async fn run(args: Args) -> Result<ExitCode, Error> {
             print(&(report.lines.join("\n") + "\n"))?;
             return Ok(ExitCode::SUCCESS);
         }
-        let assets = sources(assets, criu_image.as_deref())?;
+        let unpacked =
+            tempfile::tempdir().map_err(Error::io("make a directory in", std::env::temp_dir()))?;
+        let assets = sources(assets, criu_image.as_deref(), unpacked.path())?;
         let link_tar = node.facts.layout.distribution == Distribution::K3s;
         let runtime = Runtime {
             assets: &assets,
@@ -107,17 +111,7 @@ pub async fn run(args: Args) -> Result<ExitCode, Error> {
         };
         let installation = Installation::plan(&node, &options, &runtime)?;
         if dry_run {
-            let restart = installation.restart_reason(&node).await?;
-            let steps: Vec<_> =
-                installation.files.steps.iter().map(crate::files::Step::describe).collect();
-            let done = installation.is_empty() && restart.is_none();
-            let plan = &installation.config;
-            let mut text = describe(&node.facts) + &conclusion(plan, &steps, restart.as_deref());
-            for note in &installation.files.notes {
-                let _ = writeln!(text, "note: {note}");
-            }
-            print(&(text + &plan.to_string()))?;
-            return Ok(exit_code(done));
+            return show(&node, &installation).await;
         }
         // Before anything is touched (I18).
         if tls_dir.is_dir() {
@@ -127,6 +121,9 @@ pub async fn run(args: Args) -> Result<ExitCode, Error> {
         let report = installation.run(&mut node, deadline).await?;
         for line in notes.iter().map(|note| format!("note: {note}")).chain(report.lines) {
             print(&format!("{line}\n"))?;
+        }
+        if let Some(name) = node_name() {
+            print(&format!("{}\n", ask_cluster(&name, deadline).await))?;
         }
         Ok(ExitCode::SUCCESS)
     };
@@ -152,8 +149,7 @@ async fn examine(
             hint: "zeropod needs a containerd that runs and a configuration that it can read",
         }),
     }
-    let node_name = std::env::var("NODE_NAME").ok();
-    checks.extend(doctor::cluster(kubernetes().await, node_name.as_deref()).await);
+    checks.extend(doctor::cluster(kubernetes().await, node_name().as_deref()).await);
     print(&match output {
         Format::Table => doctor::table(&checks),
         Format::Json => {
@@ -166,6 +162,28 @@ async fn examine(
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Says whether the cluster knows of the handler. If not, that is no error of
+/// ours: kubelet will tell it, and containerd serves it already.
+async fn ask_cluster(node: &str, deadline: Instant) -> String {
+    let client = match kubernetes().await {
+        Ok(client) => client,
+        Err(error) => return format!("note: {}", chain(&error)),
+    };
+    let patience = Instant::now() + report::PATIENCE;
+    match reported(&client, node, deadline.min(patience)).await {
+        Reported::Yes => format!("node {node} reports the handler"),
+        Reported::No => format!("note: node {node} does not report the handler yet"),
+        Reported::Unknown(reason) => {
+            format!("note: whether node {node} reports the handler is unknown: {reason}")
+        }
+    }
+}
+
+/// The node's name in the cluster, if the pod was told.
+fn node_name() -> Option<String> {
+    std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty())
+}
+
 async fn kubernetes() -> Result<kube::Client, Error> {
     // One provider for the whole process; that another was chosen before is
     // as good.
@@ -173,19 +191,41 @@ async fn kubernetes() -> Result<kube::Client, Error> {
     kube::Client::try_default().await.map_err(|error| Error::Kubernetes(Box::new(error)))
 }
 
+/// Prints what an installation would do.
+async fn show(node: &Node, installation: &Installation) -> Result<ExitCode, Error> {
+    let restart = installation.restart_reason(node).await?;
+    let steps: Vec<_> = installation.files.steps.iter().map(crate::files::Step::describe).collect();
+    let plan = &installation.config;
+    let mut text = describe(&node.facts) + &conclusion(plan, &steps, restart.as_deref());
+    for note in &installation.files.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    print(&(text + &plan.to_string()))?;
+    Ok(exit_code(installation.is_empty() && restart.is_none()))
+}
+
 /// What taking back a change may take beyond the deadline.
 const LAST_RESORT: Duration = Duration::from_mins(1);
 
 /// The directories that the runtime's files come from; of two files with the
 /// same name the later one counts.
-fn sources(assets: PathBuf, criu_image: Option<&str>) -> Result<Vec<PathBuf>, Error> {
+fn sources(
+    assets: PathBuf,
+    criu_image: Option<&str>,
+    unpacked: &Path,
+) -> Result<Vec<PathBuf>, Error> {
     let mut sources = vec![assets];
-    match criu_image.map(|reference| (reference, reference.strip_prefix("file:"))) {
+    match criu_image.map(|reference| reference.split_once(':').unwrap_or((reference, ""))) {
         None => {}
-        Some((_, Some(dir))) => sources.push(dir.into()),
+        Some(("file", dir)) => sources.push(dir.into()),
+        Some(("oci", dir)) => {
+            oci::unpack(Path::new(dir), unpacked)?;
+            sources.push(unpacked.into());
+        }
         // Go's manifests name an image in a registry. Pulling it at every
         // start made registries a part of the node (I6); CRIU comes with us.
-        Some((image, None)) => {
+        Some(_) => {
+            let image = criu_image.unwrap_or_default();
             print(&format!("note: CRIU comes from {}, not from {image}\n", sources[0].display()))?;
         }
     }

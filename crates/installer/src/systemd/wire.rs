@@ -329,9 +329,9 @@ mod tests {
         let peer = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut greeting = [0; 256];
-            stream.read(&mut greeting).unwrap();
+            assert!(stream.read(&mut greeting).unwrap() > 0);
             stream.write_all(b"OK 0123456789abcdef\r\nAGREE_UNIX_FD\r\n").unwrap();
-            stream.read(&mut greeting).unwrap();
+            assert!(stream.read(&mut greeting).unwrap() > 0);
             stream.write_all(&answer).unwrap();
             // Waits for the other side to have enough.
             let _ = stream.read(&mut greeting);

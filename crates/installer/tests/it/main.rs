@@ -19,4 +19,5 @@ mod matrix;
 mod node;
 mod pod;
 mod properties;
+mod report;
 mod trouble;
