@@ -1,11 +1,10 @@
 //! The board behind the status page: who counts for it, and what of the parts'
 //! states is shown as wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 use zeropod_ebpf_loader::{Attachment, Degraded as Redirection, State as Redirectors};
 use zeropod_k8s_status_writer::{Degraded as Writing, GivenBack, State as Writer};
 use zeropod_metrics_aggregator::Aggregator;
@@ -33,8 +32,8 @@ pub(crate) fn board(node: String, aggregator: Aggregator) -> Board {
     })
 }
 
-/// Shows what is wrong with a part on the board, in the log and in the metrics,
-/// until `shutdown`.
+/// Shows what is wrong with a part on the board and in the metrics, until
+/// `shutdown`. The parts log it themselves.
 pub(crate) async fn show<S>(
     board: Board,
     part: &'static str,
@@ -46,7 +45,6 @@ pub(crate) async fn show<S>(
     loop {
         let now = wrong(&state.borrow_and_update());
         telemetry::degraded(part, &before, &now);
-        log(part, &before, &now);
         board.set_degraded(part, now.clone());
         before = now;
         match shutdown.run_until_cancelled(state.changed()).await {
@@ -77,21 +75,6 @@ pub(crate) async fn show_given_back(
             Some(Err(_)) => return shutdown.cancelled().await,
             None => return,
         }
-    }
-}
-
-/// A line for each name that comes or goes: what is wrong with each shim and
-/// sandbox is for the page.
-fn log(part: &str, before: &[Degraded], now: &[Degraded]) {
-    let names =
-        |of: &[Degraded]| -> BTreeSet<_> { of.iter().map(|one| one.name.clone()).collect() };
-    let (before, names_now) = (names(before), names(now));
-    for state in names_now.difference(&before) {
-        let detail = now.iter().find(|one| one.name == *state).map(|one| one.detail.as_str());
-        warn!(part, %state, detail, "Something is wrong");
-    }
-    for state in before.difference(&names_now) {
-        info!(part, %state, "This is no longer wrong");
     }
 }
 
