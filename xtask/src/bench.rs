@@ -1,7 +1,12 @@
 //! `cargo xtask bench`: figures of release builds. Machines are shared and
 //! noisy: compare what one run prints, not the runs of different days.
 
-use std::{error::Error, ffi::OsStr, process::Command};
+use std::{
+    error::Error,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use clap::ValueEnum;
 
@@ -21,7 +26,7 @@ pub(crate) struct Args {
 enum What {
     /// Start, memory and scrapes of the whole manager.
     Manager,
-    /// The cost of a packet in the redirector.
+    /// The cost of a packet in the redirector, and of many sandboxes.
     Ebpf,
     /// The cost of a scrape.
     Scrape,
@@ -78,18 +83,44 @@ fn manager() -> Result<(), Box<dyn Error>> {
 }
 
 fn ebpf() -> Result<(), Box<dyn Error>> {
-    say("\n== ebpf: nanoseconds a packet");
-    let package = ["--package", "zeropod-ebpf-loader", "--example", "bench"];
+    say("\n== ebpf: nanoseconds a packet, and 500 sandboxes");
+    let package = ["--package", "zeropod-ebpf-loader", "--example", "bench", "--example", "many"];
     host::run(host::cargo().args(["build", "--quiet", "--release"]).args(package))?;
-    // The programs are pinned: on a BPF file system that goes with its mount.
-    let private = "mount -t bpf bpf /sys/fs/bpf && exec \"$@\"";
-    let object = host::workspace().join("crates/ebpf-loader/src/redirector.o");
-    host::run(
-        host::as_root("unshare")
-            .args(["--mount", "--net", "--propagation", "private", "sh", "-ec", private, "sh"])
-            .arg(host::target("release").join("examples/bench"))
-            .arg(object),
-    )
+    let examples = host::target("release").join("examples");
+    let mut bench = in_namespaces(MOUNT_BPFFS, &examples.join("bench"));
+    bench.arg(host::workspace().join("crates/ebpf-loader/src/redirector.o"));
+    match go_object() {
+        Some(object) => drop(bench.arg(object)),
+        None => say("Without the Go implementation's object, which needs Go"),
+    }
+    host::run(&mut bench)?;
+    host::run(in_namespaces("", &examples.join("many")).arg("500"))
+}
+
+/// The pins of programs go with the mount of their BPF file system.
+const MOUNT_BPFFS: &str = "mount -t bpf bpf /sys/fs/bpf;";
+
+/// A program, after a piece of shell, in mount and network namespaces of its
+/// own.
+fn in_namespaces(before: &str, program: &Path) -> Command {
+    let mut command = host::as_root("unshare");
+    command.args(["--mount", "--net", "--propagation", "private", "sh", "-ec"]);
+    command.arg(format!("{before} exec \"$@\"")).arg("sh").arg(program);
+    command
+}
+
+/// The Go implementation's eBPF object, from its published module: what ours
+/// is compared with.
+fn go_object() -> Option<PathBuf> {
+    let module = Command::new("go")
+        .args(["mod", "download", "-json", "github.com/ctrox/zeropod@v0.12.1"])
+        .current_dir(std::env::temp_dir())
+        .output()
+        .ok()?;
+    let json = String::from_utf8(module.stdout).ok()?;
+    let dir = json.lines().find_map(|line| line.trim().strip_prefix("\"Dir\": \""))?;
+    let object = Path::new(dir.strip_suffix("\",")?).join("activator/bpf_bpfel.o");
+    object.is_file().then_some(object)
 }
 
 fn example(package: &str, name: &str, args: &[&str]) -> Result<(), Box<dyn Error>> {

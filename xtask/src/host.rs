@@ -34,13 +34,15 @@ pub(crate) const NODE: [Need; 5] = [
 pub(crate) const KUBERNETES: [Need; 1] = [Need { what: "go", package: "golang" }];
 
 /// What the tests need on top.
-pub(crate) const TESTS: [Need; 6] = [
+pub(crate) const TESTS: [Need; 8] = [
     Need { what: "bpftool", package: "bpftool" },
     Need { what: "ethtool", package: "ethtool" },
     Need { what: "tcpdump", package: "tcpdump" },
     Need { what: "systemd-nspawn", package: "systemd-container" },
     Need { what: "promtool", package: "prometheus" },
     Need { what: "chromium", package: "chromium" },
+    Need { what: "chromedriver", package: "chromium-driver" },
+    Need { what: "strace", package: "strace" },
 ];
 
 /// Installs what is missing, after saying so.

@@ -78,9 +78,12 @@ const BOX: [&str; 2] = ["--features", "zeropod-testkit/box"];
 /// some test, without a word. The tests themselves say what they then miss.
 fn prepare() -> Result<(), Box<dyn Error>> {
     host::install(&[&NODE, &KUBERNETES, &TESTS])?;
-    say("Looking for CRIU, runc and kube-apiserver in the cache; building takes minutes, once");
+    say("Looking for CRIU, kube-apiserver and Go peers in the cache; building takes minutes, once");
     tools::criu()?;
     apiserver_build::program()?;
+    for tool in [tools::kubectl, tools::ttrpc_peer, tools::zeropod_shim] {
+        tool()?;
+    }
     Ok(())
 }
 

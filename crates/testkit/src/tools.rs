@@ -100,6 +100,29 @@ const ZEROPOD_SHIM: GoModule = GoModule {
     check: &["-v"],
 };
 
+/// Path of `kubectl`: the machine's own, or one built from its Go module, since
+/// not every distribution packages it.
+///
+/// # Errors
+/// When there is none and it cannot be built.
+pub fn kubectl() -> Result<PathBuf, ToolError> {
+    match find("kubectl", "kubectl") {
+        Ok(path) => Ok(path),
+        Err(_) => Ok(KUBECTL.program()?),
+    }
+}
+
+const KUBECTL: GoModule = GoModule {
+    name: "kubectl",
+    sources: &[
+        ("go.mod", include_str!("../go/kubectl/go.mod")),
+        ("go.sum", include_str!("../go/kubectl/go.sum")),
+        ("main.go", include_str!("../go/kubectl/main.go")),
+    ],
+    package: ".",
+    check: &["version", "--client"],
+};
+
 /// Path of `runc`.
 ///
 /// # Errors

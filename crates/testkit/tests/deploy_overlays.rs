@@ -3,7 +3,7 @@
 //! accepted by a real API server.
 #![expect(clippy::unwrap_used, reason = "tests fail by it")]
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf};
 
 use kube::{
     Api, ResourceExt,
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use zeropod_testkit::{
     kube::{Cluster, RealApi, apply_manifests, dry_run_manifests, kustomize, parse_manifests},
     skip::skip,
+    tools,
 };
 
 const OVERLAYS: [&str; 9] =
@@ -41,8 +42,8 @@ fn deploy() -> PathBuf {
 
 /// The objects of an overlay, or nothing if that can't be told here.
 fn rendered(overlay: &str) -> Option<Vec<DynamicObject>> {
-    if Command::new("kubectl").arg("version").arg("--client").output().is_err() {
-        skip("kubectl is not installed");
+    if let Err(error) = tools::kubectl() {
+        skip(&error.to_string());
         return None;
     }
     Some(parse_manifests(&kustomize(&deploy().join(overlay)).unwrap()).unwrap())

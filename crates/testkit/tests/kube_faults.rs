@@ -15,6 +15,7 @@ use tokio::{process::Command, time::timeout};
 use zeropod_testkit::{
     kube::{Cluster, Fault, InProcessApi, On, create_pod, pod},
     skip::skip,
+    tools,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -144,12 +145,16 @@ async fn an_old_server_has_no_resize() {
 #[tokio::test]
 async fn other_processes_reach_it_by_its_kubeconfig() {
     let (api, _) = with_pod().await;
-    let kubectl = Command::new("kubectl")
+    let kubectl = match tools::kubectl() {
+        Ok(kubectl) => kubectl,
+        Err(error) => return skip(&error.to_string()),
+    };
+    let output = Command::new(kubectl)
         .args(["get", "pods", "--all-namespaces", "--output=json"])
         .env("KUBECONFIG", api.kubeconfig())
         .output()
-        .await;
-    let Ok(output) = kubectl else { return skip("kubectl is not installed") };
+        .await
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let list: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(list["items"][0]["metadata"]["name"], "web");

@@ -15,13 +15,15 @@ use kube::{
 };
 
 use super::{ApiError, Cluster, create_pod, io_error, pod};
+use crate::tools;
 
 /// Renders a kustomization by `kubectl`.
 ///
 /// # Errors
-/// When there is no `kubectl`, or with what it said.
+/// When there is no `kubectl` and none can be built, or with what it said.
 pub fn kustomize(dir: &Path) -> Result<String, ApiError> {
-    let output = Command::new("kubectl").arg("kustomize").arg(dir).output();
+    let kubectl = tools::kubectl().map_err(|error| ApiError::Manifest(error.to_string()))?;
+    let output = Command::new(kubectl).arg("kustomize").arg(dir).output();
     let output = output.map_err(io_error("run kubectl kustomize", dir))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
