@@ -84,6 +84,38 @@ fn install_again_upgrade_uninstall(node: &Node) {
 }
 
 #[test]
+fn a_node_without_a_configuration_gets_one_and_loses_it() {
+    // F-A12, I10.
+    if !can_run("a_node_without_a_configuration_gets_one_and_loses_it") {
+        return;
+    }
+    for suite in ["trixie", "sid"] {
+        let node = Node::boot(&root::debian(suite), &[]);
+        for empty in [false, true] {
+            if empty {
+                fs::write(node.path(CONFIG), "").unwrap();
+            } else {
+                fs::remove_file(node.path(CONFIG)).unwrap();
+            }
+            node.run(&["systemctl", "restart", "containerd"]).ok();
+            wait_for("containerd with its defaults", || node.handlers());
+            let before = node.snapshot(&["/etc/containerd", "/opt"]);
+            node.installer(&[]).ok();
+            let handlers = node.handlers().unwrap();
+            assert!(handlers.contains_key("runc"), "{suite}: {handlers:?}");
+            let path = &handlers["zeropod"].runtime_path;
+            assert_eq!(path, "/opt/zeropod/bin/containerd-shim-zeropod-v2");
+            assert!(!node.installer(&[]).ok().contains("restart"));
+            node.installer(&["-uninstall"]).ok();
+            assert_eq!(node.snapshot(&["/etc/containerd", "/opt"]), before, "{suite} {empty}");
+            if !empty {
+                assert!(!node.path(CONFIG).exists());
+            }
+        }
+    }
+}
+
+#[test]
 fn without_systemd_somebody_else_restarts() {
     // I14, F-B4 (k3d, OpenRC).
     if !can_run("without_systemd_somebody_else_restarts") {
