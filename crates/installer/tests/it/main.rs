@@ -17,6 +17,7 @@ mod files;
 mod k3s;
 mod matrix;
 mod node;
+mod others;
 mod pod;
 mod properties;
 mod report;
