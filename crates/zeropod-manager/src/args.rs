@@ -50,6 +50,11 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) status_events: bool,
 
+    /// Put the end of CRIU's log into the events of failures. It can name files
+    /// and addresses of the container, to everyone who may read events.
+    #[arg(long)]
+    pub(crate) event_log_excerpt: bool,
+
     /// Kubeconfig file, instead of KUBECONFIG or the pod's service account.
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,

@@ -76,6 +76,7 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
         in_place_scaling,
         status_labels,
         status_events,
+        event_log_excerpt,
         kubeconfig,
         probe_binary_name,
         tracker_ignore_localhost,
@@ -114,10 +115,7 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
         ignore_localhost: tracker_ignore_localhost,
     });
     let redirectors = redirectors.replace_shim_programs(replace_shim_programs);
-    let redirectors = match attach_mechanism {
-        Some(mechanism) => redirectors.only(mechanism),
-        None => redirectors,
-    };
+    let redirectors = attach_mechanism.into_iter().fold(redirectors, Redirectors::only);
     let learner = learner(&redirectors);
     parts.show("redirectors", redirectors.state(), status::redirectors);
     parts.start("redirectors", redirectors.run(shutdown.clone()));
@@ -142,6 +140,7 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
             zeropod_k8s_status_writer::Config {
                 reporting_instance: env::var("HOSTNAME").unwrap_or_default(),
                 features,
+                log_excerpt: event_log_excerpt,
                 ..zeropod_k8s_status_writer::Config::new(node_name)
             },
         );

@@ -2,14 +2,21 @@
 //! time from its start to its first metrics page, and resident memory when
 //! idle and with 10, 100 and 500 shims of one container each.
 
-use std::{error::Error, fs, path::PathBuf, process::ExitCode, time::Instant};
+use std::{
+    error::Error,
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Parser;
-use zeropod_shim_api::names::SHIM_SOCKET_DIR;
+use tokio::time::sleep;
+use zeropod_shim_api::names::{SHIM_SOCKET_DIR, STATUS_LABEL_PREFIX};
 use zeropod_testkit::{
     kube::{create_namespace, create_pod, pod, run_pod},
     node::shim::{Identity, Server, Service},
-    node_in_a_box::{Kubernetes, NODE, Node, NodeError, run_inside, until},
+    node_in_a_box::{Kubernetes, NODE, Node, NodeError, PATIENCE, run_inside, until},
 };
 
 /// Measures a manager.
@@ -71,9 +78,12 @@ async fn measure(manager: PathBuf) -> Result<(), Box<dyn Error>> {
             (running.count() == target).then_some(())
         })
         .await?;
+        if target == 10 {
+            latency(&node, &shims).await?;
+        }
         for (number, (shim, _)) in shims.iter().enumerate() {
-            shim.scaled_down(&id(number), std::time::Duration::from_millis(200))?;
-            shim.restored(&id(number), std::time::Duration::from_millis(90))?;
+            shim.scaled_down(&id(number), Duration::from_millis(200))?;
+            shim.restored(&id(number), Duration::from_millis(90))?;
         }
         let mut scrapes = Vec::new();
         for _ in 0..SCRAPES {
@@ -90,6 +100,42 @@ async fn measure(manager: PathBuf) -> Result<(), Box<dyn Error>> {
         ));
     }
     manager.stop().await;
+    Ok(())
+}
+
+/// From a shim's event to its label in the API, on an idle manager, and what
+/// that costs the API server.
+async fn latency(node: &Node, shims: &[(Service, Server)]) -> Result<(), Box<dyn Error>> {
+    // A label of a container changes once a second at most.
+    sleep(Duration::from_secs(2)).await;
+    let api = node.in_process().ok_or("the API is not in process")?;
+    api.forget_requests();
+    let mut latencies = Vec::new();
+    for (number, (shim, _)) in shims.iter().enumerate() {
+        let label = format!("{STATUS_LABEL_PREFIX}{CONTAINER}");
+        let start = Instant::now();
+        shim.scaled_down(&id(number), Duration::from_millis(200))?;
+        loop {
+            let pod = node.pod(NAMESPACE, &format!("pod-{number}")).await?;
+            let labels = pod.metadata.labels.unwrap_or_default();
+            if labels.get(&label).is_some_and(|phase| phase == "SCALED_DOWN") {
+                break;
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(format!("pod-{number} never showed its label").into());
+            }
+        }
+        latencies.push(start.elapsed());
+        sleep(Duration::from_millis(300)).await;
+    }
+    latencies.sort_unstable();
+    let writes = api.writes().len();
+    say(&format!(
+        "event to label: median {:.1?}, worst {:.1?}; {writes} API writes for {} scalings",
+        latencies[latencies.len() / 2],
+        latencies[latencies.len() - 1],
+        shims.len(),
+    ));
     Ok(())
 }
 
