@@ -5,7 +5,8 @@
 use std::{
     collections::BTreeSet,
     error::Error,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,8 +23,8 @@ use zeropod_testkit::{
     kube::create_namespace,
     node::stand_in::{Mode, What},
     node_in_a_box::{
-        CONTAINER, Happenings, Kubernetes, METRICS_PORT, Node, NodeError, PATIENCE, PodOptions,
-        ZeroPod, get, run_inside, until, wait_for,
+        CONTAINER, Child, Happenings, Kubernetes, METRICS_PORT, Node, NodeError, PATIENCE,
+        PodOptions, ZeroPod, get, run_inside, until, wait_for,
     },
     tools,
 };
@@ -59,38 +60,54 @@ fn inside(args: Args) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    runtime.block_on(async {
-        let interrupted = async {
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            let mut terminate = signal(SignalKind::terminate())?;
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-            Ok::<_, Box<dyn Error>>(())
-        };
-        // When this returns, the namespaces end, and all that is in them.
-        tokio::select! {
-            done = demo(args) => match done {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(error.as_ref()),
-            },
-            _ = interrupted => {
-                say("interrupted");
-                ExitCode::from(130)
-            }
-        }
-    })
+    runtime.block_on(demo(args)).unwrap_or_else(|error| fail(error.as_ref()))
 }
 
-async fn demo(args: Args) -> Result<(), Box<dyn Error>> {
+async fn demo(args: Args) -> Result<ExitCode, Box<dyn Error>> {
     let Args { manager, kubernetes, keep } = args;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let interrupted = async {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        say("interrupted");
+        ExitCode::from(130)
+    };
+    let mut interrupted = pin!(interrupted);
     let clock = Clock(Instant::now());
     let (criu, mode) = match tools::criu() {
         Ok(dir) => (Some(dir), "checkpoint: CRIU keeps the memory of the process"),
         Err(_) => (None, "kill: no CRIU that works here, the process starts afresh"),
     };
     clock.tell("demo", mode);
+    let checkpoint = criu.is_some();
 
+    let (node, daemon, pod) = tokio::select! {
+        started = start(clock, kubernetes, &manager, criu) => started?,
+        code = &mut interrupted => return Ok(code),
+    };
+    let told = tokio::select! {
+        told = story(clock, &node, &pod, checkpoint) => told,
+        code = &mut interrupted => Ok(code),
+    };
+    if keep && matches!(told, Ok(ExitCode::SUCCESS)) {
+        keep_running(&pod);
+        interrupted.await;
+    }
+    // The namespaces take everything with them, except control groups.
+    pod.stop(&node).await?;
+    daemon.stop().await;
+    told
+}
+
+/// A node with a manager and a pod that runs.
+async fn start(
+    clock: Clock,
+    kubernetes: bool,
+    manager: &Path,
+    criu: Option<PathBuf>,
+) -> Result<(Arc<Node>, Child, ZeroPod), Box<dyn Error>> {
     let api = if kubernetes { Kubernetes::Real } else { Kubernetes::InProcess };
-    let node = Arc::new(Node::start(api, &manager).await?);
+    let node = Arc::new(Node::start(api, manager).await?);
     clock.tell(
         "api",
         if kubernetes { "kube-apiserver is ready" } else { "in-process API is ready" },
@@ -101,16 +118,25 @@ async fn demo(args: Args) -> Result<(), Box<dyn Error>> {
     tokio::spawn(async move { while log.recv().await.is_some() {} });
     clock.tell("manager", &format!("pid {}, serves /metrics", daemon.pid()));
 
-    let checkpoint = criu.is_some();
     let options = PodOptions { namespace: NAMESPACE, name: POD, scaledown: SCALEDOWN, criu };
     let pod = ZeroPod::start(&node, options).await?;
     clock.tell("pod", &format!("{NAMESPACE}/{POD} runs at {}", pod.address));
+    Ok((node, daemon, pod))
+}
+
+/// The main job, as it happens.
+async fn story(
+    clock: Clock,
+    node: &Arc<Node>,
+    pod: &ZeroPod,
+    checkpoint: bool,
+) -> Result<ExitCode, Box<dyn Error>> {
     tokio::spawn(show_happenings(clock, pod.happenings()));
     let (sender, mut seen) = watch::channel(Shown::default());
-    tokio::spawn(show_kubernetes(clock, Arc::clone(&node), sender));
+    tokio::spawn(show_kubernetes(clock, Arc::clone(node), sender));
 
     let mut scaling = pod.happenings();
-    let before = request(clock, &pod).await?;
+    let before = request(clock, pod).await?;
     wait_for(&mut scaling, "scaling down", |what| {
         matches!(what, What::ScaledDown { .. }).then_some(())
     })
@@ -118,9 +144,9 @@ async fn demo(args: Args) -> Result<(), Box<dyn Error>> {
     pod_shows(&mut seen, "SCALED_DOWN", ["1m", "1Ki"]).await?;
 
     clock.tell("client", "connects to a server that is not running");
-    let woken = request(clock, &pod).await?;
+    let woken = request(clock, pod).await?;
     pod_shows(&mut seen, "RUNNING", ["100m", "64Mi"]).await?;
-    let direct = request(clock, &pod).await?;
+    let direct = request(clock, pod).await?;
     let events = until("two events", async || {
         let events = node.events(NAMESPACE).await.ok()?;
         (events.len() >= 2).then_some(events.len())
@@ -142,12 +168,7 @@ async fn demo(args: Args) -> Result<(), Box<dyn Error>> {
         if survived { "its counter survived" } else { "started afresh" },
         direct.took.as_secs_f64() * 1e3,
     ));
-    if keep {
-        keep_running(&pod).await;
-    }
-    pod.stop(&node).await?;
-    daemon.stop().await;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn request(
@@ -273,7 +294,7 @@ fn show_metrics(page: &str) {
     }
 }
 
-async fn keep_running(pod: &ZeroPod) {
+fn keep_running(pod: &ZeroPod) {
     // The program's own pid, as seen from outside, is not known inside.
     say("");
     say("The node keeps running in its own namespaces; Ctrl-C ends it. From another terminal:");
@@ -288,7 +309,6 @@ async fn keep_running(pod: &ZeroPod) {
     ] {
         say(&format!("    sudo nsenter -t $BOX -m -n -p {command}"));
     }
-    std::future::pending::<()>().await;
 }
 
 /// Time since the start, for the lines of the story.
