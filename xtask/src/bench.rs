@@ -67,19 +67,9 @@ fn manager() -> Result<(), Box<dyn Error>> {
     )?;
     let release = ["build", "--quiet", "--release", "--package", "zeropod-manager", "--target"];
     host::run(host::cargo().args(release).arg(&musl))?;
-    host::run(host::cargo().args([
-        "build",
-        "--quiet",
-        "--package",
-        "zeropod-testkit",
-        "--features",
-        "box",
-        "--bins",
-    ]))?;
+    let figures = host::build_box()?.join("manager-figures");
     let manager = host::target(&musl).join("release/zeropod-manager");
-    host::run(
-        host::as_root(host::target("debug").join("manager-figures")).arg("--manager").arg(manager),
-    )
+    host::run(host::as_root(figures).arg("--manager").arg(manager))
 }
 
 fn ebpf() -> Result<(), Box<dyn Error>> {

@@ -29,15 +29,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     host::install(&[&NODE, if kubernetes { &KUBERNETES } else { &[] }])?;
     say("Building the manager and a node to put it on");
     host::run(host::cargo().args(["build", "--quiet", "--package", "zeropod-manager"]))?;
-    host::run(host::cargo().args([
-        "build",
-        "--quiet",
-        "--package",
-        "zeropod-testkit",
-        "--features",
-        "box",
-        "--bins",
-    ]))?;
+    let programs = host::build_box()?;
     if let Err(error) = tools::criu() {
         say(&format!("No CRIU ({error}): containers will be killed instead of checkpointed"));
     }
@@ -45,8 +37,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         say("Looking for kube-apiserver in the cache; building it takes minutes, once");
         apiserver_build::program()?;
     }
-    let mut demo = host::as_root(host::target("debug").join("node-in-a-box"));
-    demo.arg("--manager").arg(host::target("debug").join("zeropod-manager"));
+    let mut demo = host::as_root(programs.join("node-in-a-box"));
+    demo.arg("--manager").arg(programs.join("zeropod-manager"));
     if kubernetes {
         demo.arg("--kubernetes");
     }

@@ -118,6 +118,17 @@ pub(crate) fn cargo() -> Command {
     cargo
 }
 
+/// Builds the programs of a node in a box, and returns the directory that they
+/// are in.
+///
+/// # Errors
+/// When they do not build.
+pub(crate) fn build_box() -> Result<PathBuf, Box<dyn Error>> {
+    let package = ["--package", "zeropod-testkit", "--features", "box", "--bins"];
+    run(cargo().args(["build", "--quiet"]).args(package))?;
+    Ok(target("debug"))
+}
+
 /// The workspace's root directory.
 pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_path_buf()

@@ -16,7 +16,7 @@ use zeropod_shim_api::names::{SHIM_SOCKET_DIR, STATUS_LABEL_PREFIX};
 use zeropod_testkit::{
     kube::{create_namespace, create_pod, pod, run_pod},
     node::shim::{Identity, Server, Service},
-    node_in_a_box::{Kubernetes, NODE, Node, NodeError, PATIENCE, run_inside, until},
+    node_in_a_box::{Kubernetes, NODE, Node, NodeError, PATIENCE, report, run_inside, until},
 };
 
 /// Measures a manager.
@@ -41,10 +41,10 @@ fn main() -> ExitCode {
             runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(measure(manager)));
         match done {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(error.as_ref()),
+            Err(error) => report(error.as_ref()),
         }
     };
-    run_inside(inside).unwrap_or_else(|error| fail(&error))
+    run_inside(inside).unwrap_or_else(|error| report(&error))
 }
 
 async fn measure(manager: PathBuf) -> Result<(), Box<dyn Error>> {
@@ -181,12 +181,4 @@ fn resident(pid: u32) -> Result<String, NodeError> {
 #[expect(clippy::print_stdout, reason = "it is what the program is for")]
 fn say(line: &str) {
     println!("{line}");
-}
-
-#[expect(clippy::print_stderr, reason = "the last words of the program")]
-fn fail(error: &(dyn Error + 'static)) -> ExitCode {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    let chain: Vec<_> = causes.map(ToString::to_string).collect();
-    eprintln!("error: {}", chain.join(": "));
-    ExitCode::FAILURE
 }

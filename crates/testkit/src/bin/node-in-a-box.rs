@@ -24,7 +24,7 @@ use zeropod_testkit::{
     node::stand_in::{Mode, What},
     node_in_a_box::{
         CONTAINER, Child, Happenings, Kubernetes, METRICS_PORT, Node, NodeError, PATIENCE,
-        PodOptions, ZeroPod, get, run_inside, until, wait_for,
+        PodOptions, ZeroPod, get, report, run_inside, until, wait_for,
     },
     tools,
 };
@@ -51,16 +51,16 @@ const SCALEDOWN: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     match run_inside(|| inside(Args::parse())) {
         Ok(code) => code,
-        Err(error) => fail(&error),
+        Err(error) => report(&error),
     }
 }
 
 fn inside(args: Args) -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error),
+        Err(error) => return report(&error),
     };
-    runtime.block_on(demo(args)).unwrap_or_else(|error| fail(error.as_ref()))
+    runtime.block_on(demo(args)).unwrap_or_else(|error| report(error.as_ref()))
 }
 
 async fn demo(args: Args) -> Result<ExitCode, Box<dyn Error>> {
@@ -324,12 +324,4 @@ impl Clock {
 #[expect(clippy::print_stdout, reason = "it is what the demo is for")]
 fn say(line: &str) {
     println!("{line}");
-}
-
-#[expect(clippy::print_stderr, reason = "the last words of the program")]
-fn fail(error: &(dyn Error + 'static)) -> ExitCode {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    let chain: Vec<_> = causes.map(ToString::to_string).collect();
-    eprintln!("error: {}", chain.join(": "));
-    ExitCode::FAILURE
 }

@@ -8,9 +8,11 @@ mod namespaces;
 mod pod;
 
 use std::{
+    error::Error,
     io,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -183,6 +185,15 @@ impl Node {
 
 /// How long anything may take: generous, since machines are slow at times.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Prints why a program ends, with every cause, and returns its exit code.
+#[expect(clippy::print_stderr, reason = "the last words of a program")]
+pub fn report(error: &(dyn Error + 'static)) -> ExitCode {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    let chain: Vec<_> = causes.map(ToString::to_string).collect();
+    eprintln!("error: {}", chain.join(": "));
+    ExitCode::FAILURE
+}
 
 /// Asks again and again until there is an answer.
 ///
