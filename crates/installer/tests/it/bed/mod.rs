@@ -1,6 +1,7 @@
 //! What several tests of this crate stand on.
 
 pub(crate) mod case;
+mod cgroup;
 pub(crate) mod node;
 pub(crate) mod root;
 

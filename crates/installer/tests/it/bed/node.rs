@@ -16,6 +16,8 @@ use nix::{
 };
 use zeropod_installer::containerd::{Containerd, Handler};
 
+use super::cgroup::Cgroup;
+
 /// Longest wait for anything a node does.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -24,6 +26,8 @@ pub(crate) struct Node {
     /// Its PID 1, as seen from here.
     pub(crate) init: u32,
     assets: tempfile::TempDir,
+    /// Goes last, when nobody is in it.
+    _cgroup: Cgroup,
 }
 
 impl Node {
@@ -34,7 +38,9 @@ impl Node {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let machine = format!("zeropod-{}-{number}", std::process::id());
         let binds = binds.iter().map(|(from, to)| format!("--bind={}:{to}", from.display()));
-        let nspawn = Command::new("systemd-nspawn")
+        let cgroup = Cgroup::create(&machine);
+        let nspawn = cgroup
+            .command("systemd-nspawn")
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
             // CRIU cannot read filters while it is below one itself.
             .env("SYSTEMD_SECCOMP", "0")
@@ -50,7 +56,7 @@ impl Node {
             .spawn()
             .unwrap();
         let pid = nspawn.id();
-        let mut node = Self { nspawn, init: 0, assets: assets() };
+        let mut node = Self { nspawn, init: 0, assets: assets(), _cgroup: cgroup };
         let children = format!("/proc/{pid}/task/{pid}/children");
         node.init = wait_for("systemd-nspawn to start PID 1", || {
             // Its first child only makes the second one, which stays.
