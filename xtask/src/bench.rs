@@ -1,12 +1,9 @@
 //! `cargo xtask bench`: figures of release builds. Machines are shared and
 //! noisy: compare what one run prints, not the runs of different days.
 
-use std::{
-    error::Error,
-    ffi::OsStr,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod ebpf;
+
+use std::{error::Error, ffi::OsStr, process::Command};
 
 use clap::ValueEnum;
 
@@ -47,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     for what in what {
         match what {
             What::Manager => manager()?,
-            What::Ebpf => ebpf()?,
+            What::Ebpf => ebpf::run()?,
             What::Scrape => example("zeropod-metrics-aggregator", "figures", &[])?,
             What::Shims => example("zeropod-shim-event-client", "many_shims", &["500"])?,
             What::Pods => example("zeropod-k8s-status-writer", "memory", &["500"])?,
@@ -70,47 +67,6 @@ fn manager() -> Result<(), Box<dyn Error>> {
     let figures = host::build_box()?.join("manager-figures");
     let manager = host::target(&musl).join("release/zeropod-manager");
     host::run(host::as_root(figures).arg("--manager").arg(manager))
-}
-
-fn ebpf() -> Result<(), Box<dyn Error>> {
-    say("\n== ebpf: nanoseconds a packet, and 500 sandboxes");
-    let package = ["--package", "zeropod-ebpf-loader", "--example", "bench", "--example", "many"];
-    host::run(host::cargo().args(["build", "--quiet", "--release"]).args(package))?;
-    let examples = host::target("release").join("examples");
-    let mut bench = in_namespaces(MOUNT_BPFFS, &examples.join("bench"));
-    bench.arg(host::workspace().join("crates/ebpf-loader/src/redirector.o"));
-    match go_object() {
-        Some(object) => drop(bench.arg(object)),
-        None => say("Without the Go implementation's object, which needs Go"),
-    }
-    host::run(&mut bench)?;
-    host::run(in_namespaces("", &examples.join("many")).arg("500"))
-}
-
-/// The pins of programs go with the mount of their BPF file system.
-const MOUNT_BPFFS: &str = "mount -t bpf bpf /sys/fs/bpf;";
-
-/// A program, after a piece of shell, in mount and network namespaces of its
-/// own.
-fn in_namespaces(before: &str, program: &Path) -> Command {
-    let mut command = host::as_root("unshare");
-    command.args(["--mount", "--net", "--propagation", "private", "sh", "-ec"]);
-    command.arg(format!("{before} exec \"$@\"")).arg("sh").arg(program);
-    command
-}
-
-/// The Go implementation's eBPF object, from its published module: what ours
-/// is compared with.
-fn go_object() -> Option<PathBuf> {
-    let module = Command::new("go")
-        .args(["mod", "download", "-json", "github.com/ctrox/zeropod@v0.12.1"])
-        .current_dir(std::env::temp_dir())
-        .output()
-        .ok()?;
-    let json = String::from_utf8(module.stdout).ok()?;
-    let dir = json.lines().find_map(|line| line.trim().strip_prefix("\"Dir\": \""))?;
-    let object = Path::new(dir.strip_suffix("\",")?).join("activator/bpf_bpfel.o");
-    object.is_file().then_some(object)
 }
 
 fn example(package: &str, name: &str, args: &[&str]) -> Result<(), Box<dyn Error>> {

@@ -75,14 +75,22 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 const BOX: [&str; 2] = ["--features", "zeropod-testkit/box"];
 
 /// Installs packages, and fills the cache where it would else be filled within
-/// some test, without a word. The tests themselves say what they then miss.
+/// some test, without a word. What cannot be had is told; its tests then skip
+/// themselves, or fail where skipping is not an option.
 fn prepare() -> Result<(), Box<dyn Error>> {
     host::install(&[&NODE, &KUBERNETES, &TESTS])?;
     say("Looking for CRIU, kube-apiserver and Go peers in the cache; building takes minutes, once");
-    tools::criu()?;
-    apiserver_build::program()?;
-    for tool in [tools::kubectl, tools::ttrpc_peer, tools::zeropod_shim] {
-        tool()?;
+    let programs: [(&str, Result<_, Box<dyn Error>>); 5] = [
+        ("CRIU", tools::criu().map_err(Into::into)),
+        ("kube-apiserver", apiserver_build::program().map_err(Into::into)),
+        ("kubectl", tools::kubectl().map_err(Into::into)),
+        ("the ttrpc peer", tools::ttrpc_peer().map_err(Into::into)),
+        ("the shim", tools::zeropod_shim().map_err(Into::into)),
+    ];
+    for (name, program) in programs {
+        if let Err(error) = program {
+            say(&format!("Tests that need {name} cannot run: {error}"));
+        }
     }
     Ok(())
 }
