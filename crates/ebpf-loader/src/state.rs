@@ -1,6 +1,9 @@
 //! What the redirectors are doing, for whoever wants to show it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
 
 /// The state of all redirectors of a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +46,11 @@ pub enum Attachment {
         error: String,
         /// Attempts that failed since it last was attached.
         attempts: u32,
+        /// When the first of them failed.
+        since: SystemTime,
+        /// UID of the sandbox's pod, so that the pod can be told. `None` when
+        /// its process is in no cgroup of a pod.
+        pod_uid: Option<String>,
     },
 }
 
@@ -86,7 +94,8 @@ pub enum Degraded {
 }
 
 impl Degraded {
-    /// A name for logs, labels and reports.
+    /// A name for logs, labels and reports. Names stay what they are: alerts
+    /// are written for them.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BpffsMissing => "bpffs-missing",
@@ -94,6 +103,38 @@ impl Degraded {
             Self::MapsDirUnusable => "maps-dir-unusable",
             Self::KubeletNotWatched => "kubelet-not-watched",
             Self::NoNotice => "no-notice-of-new-sandboxes",
+        }
+    }
+    /// What it means, in a sentence without a period.
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Self::BpffsMissing => {
+                "the directory of the pins is on no BPF file system: wake-up is off"
+            }
+            Self::BpffsNotWritable => {
+                "the BPF file system cannot be written, by its mount or a security module: wake-up \
+                 is off"
+            }
+            Self::MapsDirUnusable => {
+                "the directory of the pins cannot be made or read: wake-up is off"
+            }
+            Self::KubeletNotWatched => {
+                "the kubelet is known by its address alone: other traffic of the node counts as its \
+                 probes"
+            }
+            Self::NoNotice => {
+                "the kernel gives no notice (fs.inotify.max_user_instances): new sandboxes are \
+                 found late"
+            }
+        }
+    }
+
+    /// Whether no container of the node is woken up, rather than one later or
+    /// less precisely than it could be.
+    pub const fn stops_wake_up(self) -> bool {
+        match self {
+            Self::BpffsMissing | Self::BpffsNotWritable | Self::MapsDirUnusable => true,
+            Self::KubeletNotWatched | Self::NoNotice => false,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     io,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -20,6 +20,7 @@ use crate::{
     Attachment, Config, Degraded, Error, ManagedBy, SandboxState, State,
     error::chain,
     node::{self, Watch},
+    pod::pod_uid,
     repair::KubeletAddresses,
     sandbox::{Attacher, Outcome, Sandbox},
 };
@@ -43,8 +44,17 @@ struct Plan {
     /// What it was started with has changed.
     outdated: bool,
     failures: u32,
+    /// The first of them.
+    failing: Option<Failing>,
     /// How often its shim was not done with it.
     looks: u32,
+}
+
+/// What is known of a failure from its first time on.
+#[derive(Clone)]
+struct Failing {
+    since: SystemTime,
+    pod_uid: Option<String>,
 }
 
 /// Sandboxes, and when to look at which.
@@ -151,6 +161,7 @@ impl Tracker {
                 running: false,
                 outdated: false,
                 failures: 0,
+                failing: None,
                 looks: 0,
             };
             let plan = self.plans.entry(*pid).or_insert(new);
@@ -226,7 +237,7 @@ impl Tracker {
                 if changed {
                     info!(sandbox = pid, mechanism = mechanism.as_str(), "redirector attached");
                 }
-                (plan.failures, plan.looks) = (0, 0);
+                (plan.failures, plan.failing, plan.looks) = (0, None, 0);
                 plan.next = Instant::now() + VERIFY;
                 Attachment::Attached(mechanism)
             }
@@ -241,7 +252,13 @@ impl Tracker {
                 plan.failures = plan.failures.saturating_add(1);
                 plan.next = Instant::now() + wait;
                 warn!(sandbox = pid, error, attempts = plan.failures, "redirector not attached");
-                Attachment::Failed { error, attempts: plan.failures }
+                let host_proc = &self.config.host_proc;
+                let failing = plan.failing.get_or_insert_with(|| Failing {
+                    since: SystemTime::now(),
+                    pod_uid: pod_uid(host_proc, pid),
+                });
+                let Failing { since, pod_uid } = failing.clone();
+                Attachment::Failed { error, attempts: plan.failures, since, pod_uid }
             }
         };
         if let Some(error) = self.attacher.watch_failure() {

@@ -9,6 +9,7 @@ use std::{
     process,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::SystemTime,
 };
 
 use common::{
@@ -236,6 +237,7 @@ fn a_failed_sandbox_is_tried_again_and_hurts_no_other() {
     let node = Node::new();
     fs::create_dir(node.maps_dir()).unwrap();
     let (broken, healthy) = (node.sandbox(), node.sandbox());
+    let begun = SystemTime::now();
     broken.sh("ip link set eth0 down && ip link set eth0 name net1");
     // Without a route nothing says which interface is meant.
     broken.make_pin_dir();
@@ -246,10 +248,21 @@ fn a_failed_sandbox_is_tried_again_and_hurts_no_other() {
     let state = manager.wait_for("a failure", |state| {
         matches!(state.sandboxes[&pid].attachment, Attachment::Failed { attempts: 2.., .. })
     });
-    let Attachment::Failed { error, .. } = &state.sandboxes[&pid].attachment else {
+    let Attachment::Failed { error, since, pod_uid, .. } = &state.sandboxes[&pid].attachment else {
         unreachable!()
     };
     assert!(error.starts_with(&format!("sandbox {pid} has no interface eth0: ")), "{error}");
+    assert!(*since >= begun && *since <= SystemTime::now());
+    // Nobody's pod: the tests do not run in a cgroup of one.
+    assert_eq!(*pod_uid, None);
+    let first = *since;
+    let state = manager.wait_for("another failure", |state| {
+        matches!(state.sandboxes[&pid].attachment, Attachment::Failed { attempts: 3.., .. })
+    });
+    let Attachment::Failed { since, .. } = &state.sandboxes[&pid].attachment else {
+        unreachable!()
+    };
+    assert_eq!(*since, first, "it is the same trouble");
     // A shim up to 0.11 would take it for attached.
     assert!(!broken.pins.join("active_connections").exists());
     broken.sh("ip link set net1 name eth0 && ip link set eth0 up");

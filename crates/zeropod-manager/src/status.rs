@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use zeropod_ebpf_loader::{Attachment, Degraded as Redirection, State as Redirectors};
+use zeropod_ebpf_loader::{Attachment, State as Redirectors};
 use zeropod_k8s_status_writer::{Degraded as Writing, GivenBack, State as Writer};
 use zeropod_metrics_aggregator::Aggregator;
 use zeropod_shim_api::id::ContainerRef;
@@ -94,34 +94,13 @@ pub(crate) fn shims(health: &Health) -> Vec<Degraded> {
 /// sandbox is one sandbox.
 pub(crate) fn redirectors(state: &Redirectors) -> Vec<Degraded> {
     telemetry::sandboxes(state);
-    let all = state.degraded.iter().map(|wrong| {
-        let unready = matches!(
-            wrong,
-            Redirection::BpffsMissing | Redirection::BpffsNotWritable | Redirection::MapsDirUnusable
-        );
-        let detail = match wrong.as_str() {
-            "bpffs-missing" => "the directory of the pins is on no BPF file system: wake-up is off",
-            "bpffs-not-writable" => {
-                "the BPF file system cannot be written, by its mount or a security module: wake-up \
-                 is off"
-            }
-            "maps-dir-unusable" => {
-                "the directory of the pins cannot be made or read: wake-up is off"
-            }
-            "no-notice-of-new-sandboxes" => {
-                "the kernel gives no notice (fs.inotify.max_user_instances): new sandboxes are \
-                 found late"
-            }
-            "kubelet-not-watched" => {
-                "the kubelet is known by its address alone: other traffic of the node counts as its \
-                 probes"
-            }
-            other => other,
-        };
-        Degraded { name: wrong.as_str().into(), detail: detail.into(), unready }
+    let all = state.degraded.iter().map(|wrong| Degraded {
+        name: wrong.as_str().into(),
+        detail: wrong.detail().into(),
+        unready: wrong.stops_wake_up(),
     });
     let each = state.sandboxes.iter().filter_map(|(pid, sandbox)| match &sandbox.attachment {
-        Attachment::Failed { error, attempts } => Some(Degraded {
+        Attachment::Failed { error, attempts, .. } => Some(Degraded {
             name: "redirector-not-attached".into(),
             detail: format!("sandbox {pid}: {error} (attempt {attempts})"),
             unready: false,
@@ -147,9 +126,9 @@ pub(crate) fn writer(state: &Writer) -> Vec<Degraded> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
-    use zeropod_ebpf_loader::{ManagedBy, SandboxState};
+    use zeropod_ebpf_loader::{Degraded as Redirection, ManagedBy, SandboxState};
 
     use super::*;
 
@@ -165,7 +144,12 @@ mod tests {
         assert_eq!(names(&shims(&health)), [("shim-directory", true)]);
 
         assert_eq!(redirectors(&Redirectors::default()), []);
-        let failed = Attachment::Failed { error: "no eth0".into(), attempts: 3 };
+        let failed = Attachment::Failed {
+            error: "no eth0".into(),
+            attempts: 3,
+            since: SystemTime::UNIX_EPOCH,
+            pod_uid: None,
+        };
         let state = Redirectors {
             degraded: [Redirection::NoNotice, Redirection::BpffsMissing].into(),
             sandboxes: [
