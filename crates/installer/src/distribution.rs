@@ -35,6 +35,9 @@ pub struct Layout {
     pub socket: PathBuf,
     /// The units that can be the one that runs it.
     pub units: Vec<String>,
+    /// Why a pod cannot change the configuration, on systems that are made
+    /// elsewhere. What they have already can be used.
+    pub immutable: Option<String>,
 }
 
 impl Distribution {
@@ -75,6 +78,7 @@ impl Distribution {
             config: config.into(),
             socket: socket.into(),
             units: units.iter().map(|unit| (*unit).to_owned()).collect(),
+            immutable: None,
         }
     }
 
@@ -110,14 +114,16 @@ impl FromStr for Distribution {
 /// (F-B4). `active` are those whose units systemd runs, if it could be asked.
 ///
 /// # Errors
-/// When nothing or more than one is found, when the declared one is not there,
-/// and on systems whose root is made elsewhere (Talos, Bottlerocket).
+/// When nothing or more than one is found, and when the declared one is not
+/// there.
 pub fn detect(
     host: &HostRoot,
     declared: Option<Distribution>,
     active: &[Distribution],
 ) -> Result<Layout, Error> {
-    refuse_immutable(host)?;
+    if let Some(layout) = immutable(host)? {
+        return Ok(layout);
+    }
     let mut found = Vec::new();
     for distribution in Distribution::ALL {
         let layout = distribution.layout();
@@ -164,23 +170,27 @@ pub fn detect(
 }
 
 /// Systems that make their files anew at every boot or update (F-B7).
-fn refuse_immutable(host: &HostRoot) -> Result<(), Error> {
-    let Some(os_release) = host.read(Path::new("/etc/os-release"))? else { return Ok(()) };
+fn immutable(host: &HostRoot) -> Result<Option<Layout>, Error> {
+    let Some(os_release) = host.read(Path::new("/etc/os-release"))? else { return Ok(None) };
     let text = String::from_utf8_lossy(&os_release);
     let id = text
         .lines()
         .find_map(|line| line.strip_prefix("ID="))
         .map_or("", |id| id.trim().trim_matches(['"', '\'']));
+    let mut layout = Distribution::Containerd.layout();
     let way = match id {
         "talos" => {
+            layout.config = "/etc/cri/containerd.toml".into();
+            layout.units.clear();
             "add a machine configuration patch that writes /etc/cri/conf.d/20-customization.part, and a system extension with the binaries"
         }
         "bottlerocket" => "its containerd settings and /opt come from a custom variant",
-        _ => return Ok(()),
+        _ => return Ok(None),
     };
-    Err(Error::Detection(format!(
-        "{id} does not let a pod change its container runtime: {way}; docs/containerd.md has the tables to use"
-    )))
+    layout.immutable = Some(format!(
+        "{id} does not let a pod change its container runtime: {way}; deploy/static/zeropod.toml has the tables to use"
+    ));
+    Ok(Some(layout))
 }
 
 #[cfg(test)]
@@ -247,14 +257,15 @@ mod tests {
     }
 
     #[test]
-    fn immutable_systems_are_refused() {
+    fn immutable_systems_are_recognised() {
         // F-B7.
-        for id in ["talos", "\"bottlerocket\""] {
+        for (id, config) in [("talos", "/etc/cri/containerd.toml"), ("\"bottlerocket\"", PLAIN)] {
             let dir = tempfile::tempdir().unwrap();
             fs::create_dir_all(dir.path().join("etc")).unwrap();
             fs::write(dir.path().join("etc/os-release"), format!("NAME=x\nID={id}\n")).unwrap();
-            let error = detect(&HostRoot::new(dir.path()), None, &[]).unwrap_err().to_string();
-            assert!(error.contains("does not let a pod change"), "{error}");
+            let layout = detect(&HostRoot::new(dir.path()), None, &[]).unwrap();
+            assert!(layout.immutable.unwrap().contains("does not let a pod change"));
+            assert_eq!(layout.config, Path::new(config));
         }
     }
 }

@@ -119,6 +119,7 @@ pub enum Error {
         reason: String,
     },
     /// There is no way to reach the Kubernetes API.
+    #[cfg(feature = "cli")]
     #[error("cannot reach the Kubernetes API")]
     Kubernetes(#[source] Box<kube::Error>),
     /// The installer's own image is incomplete.

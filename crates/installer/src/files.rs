@@ -15,6 +15,7 @@ use crate::{
     Error,
     config::{Source as _, wanted::SHIM},
     host::HostRoot,
+    selinux,
     state::{Owned, State},
 };
 
@@ -143,6 +144,25 @@ impl Runtime<'_> {
 }
 
 impl FilesPlan {
+    /// The files of a node whose image has them, in a directory that cannot be
+    /// written.
+    ///
+    /// # Errors
+    /// When one is missing there.
+    pub(crate) fn of_image(host: &HostRoot, opt_path: &Path) -> Result<Self, Error> {
+        for name in [SHIM, "criu"] {
+            let path = opt_path.join("bin").join(name);
+            if !host.exists(&path)? {
+                return Err(Error::Refused {
+                    path,
+                    reason: "it is missing, and its directory cannot be written. Put it into the node's image, as the configuration.".into(),
+                });
+            }
+        }
+        let note = format!("the files in {} come with the node's image", opt_path.display());
+        Ok(Self { notes: vec![note], ..Self::default() })
+    }
+
     fn want(
         &mut self,
         host: &HostRoot,
@@ -151,8 +171,13 @@ impl FilesPlan {
         ours: bool,
     ) -> Result<(), Error> {
         let owned = action.owned();
-        if !is_still(host, &path, &owned)? {
-            if !ours && (host.exists(&path)? || host.link_target(&path)?.is_some()) {
+        let still = is_still(host, &path, &owned)?;
+        let labelled = match action.label() {
+            Some(label) => selinux::is_labelled(host, &path, label)?,
+            None => true,
+        };
+        if !still || !labelled {
+            if !still && !ours && (host.exists(&path)? || host.link_target(&path)?.is_some()) {
                 return Err(Error::Refused {
                     path,
                     reason: "it exists and is not the installer's. Move it away, or choose another directory with -host-opt-path.".into(),
@@ -195,6 +220,15 @@ impl FilesPlan {
 }
 
 impl Action {
+    /// The `SELinux` label that the file needs, if not that of its directory.
+    fn label(&self) -> Option<&'static str> {
+        match self {
+            Self::Copy { mode, .. } if mode & 0o111 != 0 => Some(selinux::PROGRAM),
+            Self::Copy { .. } => Some(selinux::LIBRARY),
+            _ => None,
+        }
+    }
+
     /// What is on the host when it is done.
     fn owned(&self) -> Owned {
         match self {
@@ -217,7 +251,7 @@ impl Step {
         match &self.action {
             Action::Copy { from, mode, .. } => {
                 let mut file = File::open(from).map_err(Error::io("open", from))?;
-                host.replace(&self.path, &mut file, *mode)
+                host.replace_as(&self.path, &mut file, *mode, self.action.label())
             }
             Action::Write { content, mode } => {
                 host.replace(&self.path, &mut content.as_bytes(), *mode)

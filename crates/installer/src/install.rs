@@ -13,6 +13,7 @@ use crate::{
     files::{self, FilesPlan, Runtime},
     host::HostRoot,
     node::Node,
+    pins,
     plan::{Options, Plan, desired_config, undo},
     state::{Owned, State},
 };
@@ -48,7 +49,11 @@ impl Installation {
     pub fn plan(node: &Node, options: &Options, runtime: &Runtime<'_>) -> Result<Self, Error> {
         let state = State::load(&node.host)?;
         let config = desired_config(&node.facts, options)?;
-        let files = runtime.plan(&node.host, &config.opt_path, &state)?;
+        let files = if config.baked && !node.host.is_writable(&config.opt_path)? {
+            FilesPlan::of_image(&node.host, &config.opt_path)?
+        } else {
+            runtime.plan(&node.host, &config.opt_path, &state)?
+        };
         Ok(Self { config, files, state })
     }
 
@@ -88,6 +93,7 @@ impl Installation {
             node.systemd()?;
         }
         zeropod_build_info::VERSION.clone_into(&mut self.state.installer);
+        self.state.socket = Some(node.facts.layout.socket.clone());
         self.own(&node.host)?;
         self.state.proven &= self.config.is_empty();
         self.state.save(&node.host)?;
@@ -152,12 +158,17 @@ pub async fn uninstall(node: &mut Node, force: bool, deadline: Instant) -> Resul
     let mut report = Report::default();
     let state = State::load(&node.host)?;
     let plan = undo(&node.facts)?;
-    if !force {
-        let pods = node.containerd().await?.sandboxes().await?;
-        if !pods.is_empty() {
-            return Err(Error::InUse { pods: pods.join(", ") });
-        }
-    }
+    let pods = match node.containerd().await {
+        Ok(containerd) => containerd.sandboxes().await,
+        Err(error) => Err(error),
+    };
+    // Whoever forces it may do so because containerd is broken.
+    let unused = match pods {
+        Ok(pods) if pods.is_empty() => true,
+        Ok(pods) if !force => return Err(Error::InUse { pods: pods.join(", ") }),
+        Err(error) if !force => return Err(error),
+        _ => false,
+    };
     if !plan.is_empty() {
         report.lines.extend(apply::write(node, &plan, deadline)?);
         for change in &plan.changes {
@@ -170,13 +181,13 @@ pub async fn uninstall(node: &mut Node, force: bool, deadline: Instant) -> Resul
         changed: !plan.is_empty(),
         proven: true,
         served: &served,
-        expected: None,
+        expected: plan.expected.handler.as_ref(),
         since: None,
         written: None,
     };
     if let Some(reason) = loaded.restart_reason() {
         report.say(format!("containerd is restarted: {reason}"));
-        load(node, &plan, &reason, None, deadline).await?;
+        load(node, &plan, &reason, plan.expected.handler.as_ref(), deadline).await?;
     }
     // Only now: containerd needs the shim of a handler that it has loaded
     // (F-C8).
@@ -188,8 +199,15 @@ pub async fn uninstall(node: &mut Node, force: bool, deadline: Instant) -> Resul
         node.host.sweep(dir)?;
     }
     report.lines.extend(files::remove_all(&node.host, &state)?);
+    if unused {
+        report.lines.extend(pins::remove(&node.host)?);
+    }
     State::forget(&node.host)?;
-    report.say("nothing of zeropod is left");
+    report.say(if plan.baked {
+        "nothing of the installer's is left"
+    } else {
+        "nothing of zeropod is left"
+    });
     Ok(report)
 }
 

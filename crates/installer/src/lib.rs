@@ -4,11 +4,17 @@
 //! the node is, [`plan::desired_config`] and [`plan::undo`] work out the
 //! changes, as pure functions, and the rest carries them out and proves them
 //! by asking the daemon.
+//!
+//! The feature `cli`, which is on by default, adds what only the program
+//! needs.
 
 pub mod acceptance;
 pub mod apply;
+mod baked;
 pub mod bpffs;
+#[cfg(feature = "cli")]
 pub mod ca;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod config;
 pub mod containerd;
@@ -20,13 +26,18 @@ pub mod files;
 pub mod host;
 pub mod install;
 pub mod node;
+#[cfg(feature = "cli")]
 pub mod oci;
 pub mod on_host;
 mod ours;
+mod pins;
 mod place;
 pub mod plan;
+#[cfg(feature = "cli")]
 pub mod report;
+#[cfg(feature = "cli")]
 pub mod run;
+mod selinux;
 pub mod state;
 pub mod systemd;
 mod takeover;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Error, chain, config::Source as _, node::Node, state, systemd::unit_name};
+use crate::{Error, chain, config::Source as _, node::Node, selinux, state, systemd::unit_name};
 
 /// How long a script may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ pub fn checkpoint(node: &mut Node, opt_path: &Path) -> Result<String, NotRun> {
     let copy = || {
         let mut own = File::open("/proc/self/exe").map_err(Error::io("open", "/proc/self/exe"))?;
         node.host.make_dirs(Path::new(state::DIR))?;
-        node.host.replace(&target, &mut own, 0o755)
+        node.host.replace_as(&target, &mut own, 0o755, Some(selinux::PROGRAM))
     };
     copy().map_err(|error| NotRun::Failed(chain(&error)))?;
     let arguments = [opt_path, &target, &dir].map(|path| path.to_string_lossy().into_owned());

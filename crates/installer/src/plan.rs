@@ -5,11 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use zeropod_shim_api::names::RUNTIME_CLASS;
+
 use crate::{
     Error,
     acceptance::Expectation,
+    baked::{self, Baked},
     config::{
-        ConfigFile, Files, Loaded,
+        Files, Loaded,
         decide::{Decision, Place, decide},
         effective::Effective,
         wanted::{self, Wanted},
@@ -41,6 +44,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// What containerd makes of it in the end.
     pub expected: Expectation,
+    /// Whether the handler is somebody else's, part of the node's image.
+    pub baked: bool,
 }
 
 /// A change of one file.
@@ -69,15 +74,7 @@ impl Plan {
 pub fn desired_config(facts: &Facts, options: &Options) -> Result<Plan, Error> {
     let mut files = facts.files.clone();
     let mut notes = takeover::remove_go(&mut files, &facts.layout)?;
-    // What the node would be without us decides.
-    let mut bare = ours::removed(&files, facts);
-    if is_rendered(facts.layout.distribution)
-        && let Some(root) = takeover::cleaned_root(&bare, &facts.layout)?
-    {
-        // Rendered before the takeover: the next start renders it anew.
-        bare.insert(facts.layout.config.clone(), root.into_bytes());
-    }
-    let loaded = Loaded::load(&bare, &facts.layout.config)?;
+    let loaded = without_us(&files, facts)?;
     let rules = facts.containerd.merge_rules();
     let effective = Effective::of(&loaded, rules);
     let wanted = Wanted::new(&effective, &options.host_opt_path, options.systemd_cgroup);
@@ -89,11 +86,27 @@ pub fn desired_config(facts: &Facts, options: &Options) -> Result<Plan, Error> {
             .clone(),
         reason: refusal.reason,
     })?;
-    if let Some(file) = loaded.files.iter().find(|file| defines_zeropod(file)) {
-        return Err(Error::Refused {
+    if let Some(file) = loaded.files.iter().find(|file| baked::defines(file)) {
+        let baked = Baked::of(&effective).map_err(|reason| Error::Refused {
             path: file.path.clone(),
-            reason: "it defines the runtime zeropod, but the installer did not write it. Remove the tables, then run the installer again.".into(),
+            reason: format!("it defines the runtime zeropod, which the installer did not write, and {reason}. Repair or remove the tables, then run the installer again."),
+        })?;
+        notes.push(format!("{} defines the handler; it stays as it is", file.path.display()));
+        notes.extend(ours::undo(&mut files, facts, None)?);
+        return Ok(Plan {
+            changes: changes(facts, &files),
+            notes,
+            expected: Expectation {
+                handler: Some(baked.handler),
+                moves_opt: true,
+                spells_out_runc: false,
+            },
+            opt_path: baked.opt_path,
+            baked: true,
         });
+    }
+    if let Some(refusal) = &facts.layout.immutable {
+        return Err(Error::Detection(refusal.clone()));
     }
     notes.extend(warnings(facts, &loaded, decision));
     let runc = needs_runc(&effective, rules, decision);
@@ -107,6 +120,7 @@ pub fn desired_config(facts: &Facts, options: &Options) -> Result<Plan, Error> {
             spells_out_runc: runc,
         },
         opt_path: wanted.opt_path,
+        baked: false,
     })
 }
 
@@ -119,12 +133,37 @@ pub fn undo(facts: &Facts) -> Result<Plan, Error> {
     let mut files = facts.files.clone();
     let mut notes = takeover::remove_go(&mut files, &facts.layout)?;
     notes.extend(ours::undo(&mut files, facts, None)?);
+    let loaded = without_us(&files, facts)?;
+    let baked = loaded.files.iter().find(|file| baked::defines(file));
+    let effective = Effective::of(&loaded, facts.containerd.merge_rules());
+    if let Some(file) = baked {
+        let path = file.path.display();
+        notes.push(format!("{path} defines the handler; it is not the installer's and stays"));
+    }
     let expected = Expectation {
-        handler: None,
+        handler: baked.and_then(|_| effective.runtime(RUNTIME_CLASS)).map(baked::handler),
         moves_opt: true,
         spells_out_runc: !facts.containerd.merges_imports(),
     };
-    Ok(Plan { opt_path: PathBuf::new(), changes: changes(facts, &files), notes, expected })
+    Ok(Plan {
+        opt_path: PathBuf::new(),
+        changes: changes(facts, &files),
+        notes,
+        expected,
+        baked: baked.is_some(),
+    })
+}
+
+/// The configuration as the node would have it without us: that decides.
+fn without_us(files: &Files, facts: &Facts) -> Result<Loaded, Error> {
+    let mut bare = ours::removed(files, facts);
+    if is_rendered(facts.layout.distribution)
+        && let Some(root) = takeover::cleaned_root(&bare, &facts.layout)?
+    {
+        // Rendered before the takeover: the next start renders it anew.
+        bare.insert(facts.layout.config.clone(), root.into_bytes());
+    }
+    Loaded::load(&bare, &facts.layout.config)
 }
 
 /// The text of our tables.
@@ -155,13 +194,6 @@ fn needs_runc(effective: &Effective, rules: MergeRules, decision: Decision) -> b
         && decision.place != Place::DropIn
         && effective.default_runtime == "runc"
         && effective.runtime("runc").is_none()
-}
-
-fn defines_zeropod(file: &ConfigFile) -> bool {
-    use crate::config::Family::{Legacy, Short, Split};
-    [Short, Legacy, Split].iter().any(|family| {
-        file.table(&["plugins", family.plugin(), "containerd", "runtimes", "zeropod"]).is_some()
-    })
 }
 
 /// What is wrong with the node already and not ours to repair.

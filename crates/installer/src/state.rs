@@ -30,6 +30,8 @@ pub struct State {
     /// Whether the handler was served after the last change of the
     /// configuration. If not, a restart of containerd is owed.
     pub proven: bool,
+    /// containerd's socket, for who only wants to ask it.
+    pub socket: Option<PathBuf>,
 }
 
 /// Something of ours on the host.
@@ -170,6 +172,7 @@ mod tests {
             ]),
             dirs: BTreeSet::from(["/d".into()]),
             proven: true,
+            socket: Some("/run/s".into()),
         };
         state.save(&host).unwrap();
         assert_eq!(State::load(&host).unwrap(), state);

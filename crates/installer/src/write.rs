@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, config::Source as _, host::HostRoot};
+use crate::{Error, config::Source as _, host::HostRoot, selinux};
 
 impl HostRoot {
     /// Makes a file have this content: written beside its place, synced, and
@@ -22,9 +22,27 @@ impl HostRoot {
     /// # Errors
     /// When the content cannot be written; then the old file is still there.
     pub fn replace(&self, path: &Path, content: &mut dyn Read, mode: u32) -> Result<(), Error> {
+        self.replace_as(path, content, mode, None)
+    }
+
+    /// The same with a label for hosts that have `SELinux`. Without one a file
+    /// that exists keeps its label, and a new one gets that of its directory.
+    pub(crate) fn replace_as(
+        &self,
+        path: &Path,
+        content: &mut dyn Read,
+        mode: u32,
+        label: Option<&str>,
+    ) -> Result<(), Error> {
         let real = self.resolve(path)?;
         let draft = draft_of(&real);
-        let result = write_draft(&draft, &real, content, mode)
+        let label = if selinux::is_on(self) {
+            let kept = || selinux::get(&real).ok().flatten().filter(|label| !label.is_empty());
+            label.map(str::to_owned).or_else(kept)
+        } else {
+            None
+        };
+        let result = write_draft(&draft, &real, content, mode, label.as_deref())
             .and_then(|()| fs::rename(&draft, &real))
             .and_then(|()| sync_parent(&real));
         if result.is_err() {
@@ -139,9 +157,18 @@ fn draft_of(real: &Path) -> PathBuf {
     real.with_file_name(name)
 }
 
-fn write_draft(draft: &Path, real: &Path, content: &mut dyn Read, mode: u32) -> io::Result<()> {
+fn write_draft(
+    draft: &Path,
+    real: &Path,
+    content: &mut dyn Read,
+    mode: u32,
+    label: Option<&str>,
+) -> io::Result<()> {
     remove_draft(draft)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)?;
+    if let Some(label) = label {
+        selinux::set(&file, label)?;
+    }
     io::copy(content, &mut file)?;
     file.flush()?;
     let mode = match fs::metadata(real) {

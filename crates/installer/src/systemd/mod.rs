@@ -64,6 +64,17 @@ pub struct Unit {
     pub command: Vec<String>,
 }
 
+impl Failure {
+    /// Whether the same may work a moment later: systemd could not even start
+    /// the program, or somebody else restarted the unit at the same time.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Job { result, unit } => result == "canceled" || unit == "resources",
+            _ => false,
+        }
+    }
+}
+
 const SOCKET: &str = "/run/systemd/private";
 const MANAGER: &str = "/org/freedesktop/systemd1";
 const MANAGER_INTERFACE: &str = "org.freedesktop.systemd1.Manager";
@@ -73,6 +84,9 @@ const PROPERTIES_INTERFACE: &str = "org.freedesktop.DBus.Properties";
 
 /// How long a question may take that systemd answers from memory.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long to wait before a failed restart is tried again, each time.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
 /// Element of `ExecStart`: path, arguments, whether a failure is ignored, and
 /// times and outcome of the last run.
@@ -129,23 +143,32 @@ impl Systemd {
     }
 
     /// Restarts a unit and waits until it has started, at most until
-    /// `deadline`.
+    /// `deadline`. A failure that is not the unit's own, such as a moment
+    /// without memory, is followed by two more attempts.
     ///
     /// # Errors
     /// When it has not started by then or the job did not succeed (F-C6, I13).
     pub fn restart(&mut self, name: &str, deadline: Instant) -> Result<(), Error> {
-        let mut restart = || {
-            // Restarts of others count towards the start limit of the unit;
-            // ours should not fail for that.
-            if let Err(failure) = self.manager::<_, ()>("ResetFailedUnit", &(name,))
-                && !matches!(failure, Failure::Answer { .. })
-            {
-                return Err(failure);
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            let Err(failure) = self.restart_once(name, deadline) else { return Ok(()) };
+            match pauses.next().filter(|pause| Instant::now() + *pause < deadline) {
+                Some(pause) if failure.is_transient() => std::thread::sleep(pause),
+                _ => return Err(failed("restart", name)(failure)),
             }
-            let job: (OwnedObjectPath,) = self.manager("RestartUnit", &(name, "replace"))?;
-            self.wait_for(&job.0, name, deadline)
-        };
-        restart().map_err(failed("restart", name))
+        }
+    }
+
+    fn restart_once(&mut self, name: &str, deadline: Instant) -> Result<(), Failure> {
+        // Restarts of others count towards the start limit of the unit; ours
+        // should not fail for that.
+        if let Err(failure) = self.manager::<_, ()>("ResetFailedUnit", &(name,))
+            && !matches!(failure, Failure::Answer { .. })
+        {
+            return Err(failure);
+        }
+        let job: (OwnedObjectPath,) = self.manager("RestartUnit", &(name, "replace"))?;
+        self.wait_for(&job.0, name, deadline)
     }
 
     /// Runs a command on the host as a unit of its own, which must be a new

@@ -1,6 +1,11 @@
 //! What the doctor says of a node before, during and after.
 
-use std::fs;
+use std::{fs, path::PathBuf};
+
+use zeropod_installer::{
+    doctor::{Status, quick},
+    host::HostRoot,
+};
 
 use crate::bed::{can_run, node::Node, root};
 
@@ -9,8 +14,21 @@ fn the_doctor_finds_what_is_wrong() {
     if !can_run("the_doctor_finds_what_is_wrong") {
         return;
     }
+    finds_what_is_wrong(Vec::new());
+}
+
+#[test]
+fn the_doctor_finds_what_is_wrong_with_containerd_2_3_4() {
+    if !can_run("the_doctor_finds_what_is_wrong_with_containerd_2_3_4") {
+        return;
+    }
+    let release = root::released("2.3.4").join("usr/local/bin/containerd");
+    finds_what_is_wrong(vec![(release, "/usr/bin/containerd")]);
+}
+
+fn finds_what_is_wrong(mut binds: Vec<(PathBuf, &str)>) {
     let mount_point = tempfile::tempdir().unwrap();
-    let binds = [(mount_point.path().to_path_buf(), "/sys/fs/bpf")];
+    binds.push((mount_point.path().to_path_buf(), "/sys/fs/bpf"));
     let node = Node::boot(&root::debian("sid"), &binds);
     fs::copy(node.path("/usr/sbin/criu"), node.criu_asset()).unwrap();
     node.run(&["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"]).ok();
@@ -20,10 +38,12 @@ fn the_doctor_finds_what_is_wrong() {
         failures(&node),
         ["configuration", "handler", "files", "shim", "criu", "checkpoint"]
     );
+    assert_eq!(quick_failures(&node), ["handler"]);
     assert_eq!(node.snapshot(&files), before, "it changes nothing");
 
     node.installer(&[]).ok();
     assert_eq!(failures(&node), [""; 0], "{}", node.installer(&["doctor"]).stdout);
+    assert_eq!(quick_failures(&node), [""; 0]);
     let table = node.installer(&["doctor"]);
     assert_eq!(table.code, Some(0), "{table:?}");
     for line in ["ok    handler", "dumped and restored", "Version: 4."] {
@@ -35,6 +55,14 @@ fn the_doctor_finds_what_is_wrong() {
     node.run(&["umount", "/sys/fs/bpf"]).ok();
     node.run(&["systemctl", "stop", "containerd"]).ok();
     assert_eq!(failures(&node), ["bpffs", "containerd"]);
+    assert_eq!(quick_failures(&node), ["bpffs", "handler"]);
+}
+
+/// What the manager asks every now and then.
+fn quick_failures(node: &Node) -> Vec<&'static str> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let checks = runtime.block_on(quick(&HostRoot::new(node.path("/"))));
+    checks.iter().filter(|it| it.status == Status::Fail).map(|it| it.name).collect()
 }
 
 #[test]

@@ -8,6 +8,7 @@
 )]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod baked;
 mod bed;
 mod ca;
 mod cli;

@@ -116,6 +116,30 @@ fn a_node_without_a_configuration_gets_one_and_loses_it() {
 }
 
 #[test]
+fn pins_of_nobody_are_gone_afterwards() {
+    // I4.
+    if !can_run("pins_of_nobody_are_gone_afterwards") {
+        return;
+    }
+    let mount_point = tempfile::tempdir().unwrap();
+    let binds = [(mount_point.path().to_path_buf(), "/sys/fs/bpf")];
+    let node = Node::boot(&root::debian("sid"), &binds);
+    node.run(&["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"]).ok();
+    node.installer(&[]).ok();
+    for dir in ["zeropod_node/42", "zeropod_maps/7", "zeropod_maps/7_managed_by_shim", "other"] {
+        node.run(&["mkdir", "-p", &format!("/sys/fs/bpf/{dir}")]).ok();
+    }
+    node.installer(&["-uninstall"]).ok();
+    let left: Vec<_> = fs::read_dir(node.path("/sys/fs/bpf"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        // The kernel's own.
+        .filter(|name| !["maps.debug", "progs.debug"].contains(&name.as_str()))
+        .collect();
+    assert_eq!(left, ["other"]);
+}
+
+#[test]
 fn without_systemd_somebody_else_restarts() {
     // I14, F-B4 (k3d, OpenRC).
     if !can_run("without_systemd_somebody_else_restarts") {

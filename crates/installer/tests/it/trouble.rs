@@ -36,6 +36,40 @@ fn a_node_in_trouble_is_left_as_it_was() {
     assert!(node.handlers().unwrap().contains_key("zeropod"));
 }
 
+#[test]
+fn a_moment_without_resources_is_waited_out() {
+    // systemd could not start containerd just then: no reason to take anything
+    // back (I13).
+    if !can_run("a_moment_without_resources_is_waited_out") {
+        return;
+    }
+    let node = Node::boot(&root::debian("sid"), &[]);
+    let units = "/etc/systemd/system";
+    node.run(&["mkdir", &format!("{units}/containerd.service.d")]).ok();
+    // A missing file of that kind counts as a lack of resources; it comes with
+    // the first failure.
+    for (path, text) in [
+        (
+            "containerd.service.d/moment.conf",
+            "[Unit]\nOnFailure=moment.service\n[Service]\nRestart=no\nEnvironmentFile=/run/moment\n",
+        ),
+        ("moment.service", "[Service]\nType=oneshot\nExecStart=/usr/bin/touch /run/moment\n"),
+    ] {
+        fs::write(node.path(&format!("{units}/{path}")), text).unwrap();
+    }
+    node.run(&["systemctl", "daemon-reload"]).ok();
+    node.installer(&[]).ok();
+    assert!(node.path("/run/moment").exists(), "the first attempt failed");
+    assert!(node.handlers().unwrap().contains_key("zeropod"));
+
+    // What does not pass is told after all.
+    fs::remove_file(node.path("/run/moment")).unwrap();
+    node.run(&["rm", &format!("{units}/moment.service")]).ok();
+    node.run(&["systemctl", "daemon-reload"]).ok();
+    let said = node.installer(&["-systemd-cgroup=true"]).refused();
+    assert!(said.contains("the unit with \"resources\""), "{said}");
+}
+
 /// Runs the installer, and sees to it that it fails, says why, changes nothing
 /// and restarts nothing.
 fn fails(node: &Node, why: &str) {
