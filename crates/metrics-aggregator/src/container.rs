@@ -254,11 +254,12 @@ pub(crate) fn render(all: &[&Series], now: SystemTime, to: &mut Exposition) {
                 Value::Last(of) => {
                     if let Some(last) = of(series).last {
                         let since = last.duration_since(UNIX_EPOCH).unwrap_or_default();
-                        to.sample(&name, labels, since.as_nanos());
+                        let nanoseconds = since.as_nanos().try_into().unwrap_or(u64::MAX);
+                        to.sample(&name, labels, nanoseconds);
                     }
                 }
                 Value::Errors(of) => to.sample(&name, labels, of(series).errors()),
-                Value::Running => to.sample(&name, labels, u8::from(series.running)),
+                Value::Running => to.sample(&name, labels, u64::from(series.running)),
                 Value::WakeUps => to.sample(&name, labels, series.wake_ups()),
                 Value::ScaledDown => {
                     to.sample(&name, labels, series.scaled_down.total(now).as_secs_f64());

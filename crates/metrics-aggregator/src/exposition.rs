@@ -1,6 +1,6 @@
 //! The text formats of Prometheus.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Write as _;
 
 use metrics_exporter_prometheus::formatting;
 
@@ -44,10 +44,15 @@ impl Kind {
 }
 
 /// An exposition being written. Each family is written once, as a whole.
+///
+/// A node has tens of thousands of lines, most of them buckets: each is put
+/// together from few pieces, without going through the formatting of std.
 #[derive(Debug)]
 pub(crate) struct Exposition {
     text: String,
     format: Format,
+    /// What follows the other labels of a bucket, such as `le="0.1"} `.
+    bounds: Vec<String>,
 }
 
 /// Name of a family, by [`Exposition::family`].
@@ -56,7 +61,12 @@ pub(crate) struct Family(String);
 impl Exposition {
     /// `capacity` is a guess at the length of the whole.
     pub(crate) fn new(format: Format, capacity: usize) -> Self {
-        Self { text: String::with_capacity(capacity), format }
+        let bounds = BOUNDS.iter().map(|(_, label)| *label).chain(["+Inf"]).map(|bound| {
+            // Canonical there, and what Go's client writes.
+            let whole = format == Format::OpenMetrics && !bound.contains(['.', 'I']);
+            format!("le=\"{bound}{}\"}} ", if whole { ".0" } else { "" })
+        });
+        Self { text: String::with_capacity(capacity), format, bounds: bounds.collect() }
     }
 
     /// Starts a family. `name` is that of its samples.
@@ -81,47 +91,38 @@ impl Exposition {
     }
 
     /// Writes a sample. `labels` is from [`labels`].
-    pub(crate) fn sample(&mut self, family: &Family, labels: &str, value: impl Display) {
-        self.text.push_str(&family.0);
-        if !labels.is_empty() {
-            self.text.push('{');
-            self.text.push_str(labels);
-            self.text.push('}');
-        }
-        self.value(value);
+    pub(crate) fn sample(&mut self, family: &Family, labels: &str, value: impl Value) {
+        self.name(family, "", labels);
+        value.write(&mut self.text);
+        self.text.push('\n');
     }
 
     /// Writes the samples of a histogram.
     pub(crate) fn histogram(&mut self, family: &Family, labels: &str, histogram: &impl Histogram) {
-        let bounds = BOUNDS.iter().map(|(_, label)| *label).chain(["+Inf"]);
+        let start = self.text.len();
+        self.text.push_str(&family.0);
+        self.text.push_str("_bucket{");
+        self.text.push_str(labels);
+        if !labels.is_empty() {
+            self.text.push(',');
+        }
+        let head = start..self.text.len();
         let mut total = 0;
-        for (bound, count) in bounds.zip(histogram.counts()) {
+        for (number, (bound, count)) in self.bounds.iter().zip(histogram.counts()).enumerate() {
+            if number > 0 {
+                self.text.extend_from_within(head.clone());
+            }
             total += count;
-            self.text.push_str(&family.0);
-            self.text.push_str("_bucket{");
-            self.text.push_str(labels);
-            if !labels.is_empty() {
-                self.text.push(',');
-            }
-            self.text.push_str("le=\"");
             self.text.push_str(bound);
-            if self.format == Format::OpenMetrics && !bound.contains(['.', 'I']) {
-                // Canonical there, and what Go's client writes.
-                self.text.push_str(".0");
-            }
-            self.text.push_str("\"}");
-            self.value(total);
+            total.write(&mut self.text);
+            self.text.push('\n');
         }
-        for suffix in ["_sum", "_count"] {
-            self.text.push_str(&family.0);
-            self.text.push_str(suffix);
-            if !labels.is_empty() {
-                self.text.push('{');
-                self.text.push_str(labels);
-                self.text.push('}');
-            }
-            if suffix == "_sum" { self.value(histogram.sum()) } else { self.value(total) }
-        }
+        self.name(family, "_sum", labels);
+        histogram.sum().write(&mut self.text);
+        self.text.push('\n');
+        self.name(family, "_count", labels);
+        total.write(&mut self.text);
+        self.text.push('\n');
     }
 
     pub(crate) fn finish(mut self) -> String {
@@ -131,9 +132,38 @@ impl Exposition {
         self.text
     }
 
-    fn value(&mut self, value: impl Display) {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.text, " {value}");
+    /// Writes what stands before a value.
+    fn name(&mut self, family: &Family, suffix: &str, labels: &str) {
+        self.text.push_str(&family.0);
+        self.text.push_str(suffix);
+        if !labels.is_empty() {
+            self.text.push('{');
+            self.text.push_str(labels);
+            self.text.push('}');
+        }
+        self.text.push(' ');
+    }
+}
+
+/// A number that can stand in an exposition.
+pub(crate) trait Value {
+    fn write(self, to: &mut String);
+}
+
+impl Value for u64 {
+    fn write(self, to: &mut String) {
+        to.push_str(itoa::Buffer::new().format(self));
+    }
+}
+
+impl Value for f64 {
+    fn write(self, to: &mut String) {
+        if self.is_infinite() {
+            to.push_str(if self > 0.0 { "+Inf" } else { "-Inf" });
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(to, "{self}");
+        }
     }
 }
 

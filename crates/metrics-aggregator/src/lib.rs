@@ -178,7 +178,9 @@ impl Containers {
     }
 
     fn series(&mut self, key: &ContainerKey) -> &mut Series {
-        let shims = self.series.entry(key.container.clone()).or_default();
+        // Most names have one: none is allocated in advance.
+        let shims =
+            self.series.entry(key.container.clone()).or_insert_with(|| Vec::with_capacity(1));
         let place = shims.iter().position(|(shim, _)| *shim == key.shim).unwrap_or_else(|| {
             shims.push((key.shim.clone(), Series::new(&key.container)));
             shims.len() - 1

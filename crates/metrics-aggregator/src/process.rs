@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    sync::OnceLock,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -21,6 +22,9 @@ const MAX_FDS: (&str, Kind, &str) =
 const START: (&str, Kind, &str) =
     ("process_start_time_seconds", Kind::Gauge, "When the process started, in seconds since 1970.");
 
+/// Read once: nobody changes it.
+static LIMIT: OnceLock<Option<f64>> = OnceLock::new();
+
 pub(crate) fn render(start: SystemTime, to: &mut Exposition) {
     let mut write = |(name, kind, help): (&str, Kind, &str), value: Option<f64>| {
         if let Some(value) = value {
@@ -31,7 +35,7 @@ pub(crate) fn render(start: SystemTime, to: &mut Exposition) {
     write(CPU, cpu_seconds());
     write(RESIDENT, resident_bytes());
     write(OPEN_FDS, open_fds());
-    write(MAX_FDS, max_fds());
+    write(MAX_FDS, *LIMIT.get_or_init(max_fds));
     write(START, start.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64()));
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -32,68 +31,61 @@ pub struct Recorder {
 
 #[derive(Debug)]
 struct Shared {
+    /// Finds a series by its key, at every recording.
     registry: Registry<Key, Fixed>,
-    /// Series that were not made, or not made again.
-    refused: AtomicU64,
+    /// The same series in the order of an exposition.
     families: Mutex<BTreeMap<String, Family>>,
+    /// Series that were not made, or not made again.
+    refused: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
 struct Family {
     kind: Kind,
     help: SharedString,
-    series: usize,
+    /// By their labels, as they are written.
+    series: BTreeMap<String, Series>,
+}
+
+#[derive(Debug, Clone)]
+enum Series {
+    Counter(Arc<AtomicU64>),
+    /// Bits of an `f64`.
+    Gauge(Arc<AtomicU64>),
+    Histogram(Arc<Recorded>),
 }
 
 impl Recorder {
     pub(crate) fn new() -> Self {
+        let refused = Arc::new(AtomicU64::new(0));
+        let family = Family {
+            kind: Kind::Counter,
+            help: "Recordings that were refused because their metric has too many series.".into(),
+            series: BTreeMap::from([(String::new(), Series::Counter(Arc::clone(&refused)))]),
+        };
         let shared = Shared {
             registry: Registry::new(Fixed),
-            refused: AtomicU64::new(0),
-            families: Mutex::default(),
+            families: BTreeMap::from([(REFUSED.to_owned(), family)]).into(),
+            refused,
         };
-        let recorder = Self { shared: Arc::new(shared) };
-        recorder.describe(
-            &KeyName::from(REFUSED),
-            Kind::Counter,
-            "Recordings that were refused because their metric has too many series.".into(),
-        );
-        recorder
+        Self { shared: Arc::new(shared) }
     }
 
     pub(crate) fn render(&self, to: &mut Exposition) {
-        let mut counters = BTreeMap::new();
-        self.shared.registry.visit_counters(|key, counter| {
-            insert(&mut counters, key, counter.load(Ordering::Relaxed));
-        });
-        let mut gauges = BTreeMap::new();
-        self.shared.registry.visit_gauges(|key, gauge| {
-            insert(&mut gauges, key, f64::from_bits(gauge.load(Ordering::Relaxed)));
-        });
-        let mut histograms = BTreeMap::new();
-        self.shared.registry.visit_histograms(|key, histogram| {
-            insert(&mut histograms, key, Arc::clone(histogram));
-        });
-        let refused = self.shared.refused.load(Ordering::Relaxed);
-        counters.insert(REFUSED.to_owned(), BTreeMap::from([(String::new(), refused)]));
         let families = self.families();
-        let help = |name: &str| families.get(name).map_or("", |family| &*family.help);
-        for (name, series) in &counters {
-            let family = to.family(name, Kind::Counter, help(name));
-            for (labels, value) in series {
-                to.sample(&family, labels, value);
-            }
-        }
-        for (name, series) in &gauges {
-            let family = to.family(name, Kind::Gauge, help(name));
-            for (labels, value) in series {
-                to.sample(&family, labels, Number(*value));
-            }
-        }
-        for (name, series) in &histograms {
-            let family = to.family(name, Kind::Histogram, help(name));
-            for (labels, histogram) in series {
-                to.histogram(&family, labels, &**histogram);
+        for (name, family) in families.iter().filter(|(_, family)| !family.series.is_empty()) {
+            let Family { kind, help, series } = family;
+            let family = to.family(name, *kind, help);
+            for (labels, series) in series {
+                match series {
+                    Series::Counter(count) => {
+                        to.sample(&family, labels, count.load(Ordering::Relaxed));
+                    }
+                    Series::Gauge(bits) => {
+                        to.sample(&family, labels, f64::from_bits(bits.load(Ordering::Relaxed)));
+                    }
+                    Series::Histogram(histogram) => to.histogram(&family, labels, &**histogram),
+                }
             }
         }
     }
@@ -114,17 +106,26 @@ impl Recorder {
         (family.kind, family.help) = (kind, help);
     }
 
-    /// Whether a series may be made.
-    fn admit(&self, key: &Key) -> bool {
+    /// Makes a series, unless its metric has too many or is of another kind.
+    fn make<T>(
+        &self,
+        key: &Key,
+        make: impl FnOnce(&Registry<Key, Fixed>) -> Arc<T>,
+        (kind, series): (Kind, fn(Arc<T>) -> Series),
+    ) -> Option<Arc<T>> {
         let mut families = self.families();
         let family = families.entry(key.name().to_owned()).or_default();
-        let admitted = family.series < MAX_SERIES;
-        if admitted {
-            family.series += 1;
-        } else {
-            self.shared.refused.fetch_add(1, Ordering::Relaxed);
+        if family.series.is_empty() {
+            family.kind = kind;
         }
-        admitted
+        if family.series.len() >= MAX_SERIES || family.kind != kind {
+            self.shared.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        let handle = make(&self.shared.registry);
+        let labels = labels(key.labels().map(|label| (label.key(), label.value())));
+        family.series.insert(labels, series(Arc::clone(&handle)));
+        Some(handle)
     }
 
     fn families(&self) -> MutexGuard<'_, BTreeMap<String, Family>> {
@@ -146,41 +147,39 @@ impl metrics::Recorder for Recorder {
     }
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        let registry = &self.shared.registry;
-        if registry.get_counter(key).is_none() && !self.admit(key) {
-            return Counter::noop();
-        }
-        registry.get_or_create_counter(key, |counter| Counter::from_arc(Arc::clone(counter)))
+        let known = self.shared.registry.get_counter(key);
+        let counter = known.or_else(|| {
+            self.make(
+                key,
+                |all| all.get_or_create_counter(key, Arc::clone),
+                (Kind::Counter, Series::Counter),
+            )
+        });
+        counter.map_or_else(Counter::noop, Counter::from_arc)
     }
 
     fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        let registry = &self.shared.registry;
-        if registry.get_gauge(key).is_none() && !self.admit(key) {
-            return Gauge::noop();
-        }
-        registry.get_or_create_gauge(key, |gauge| Gauge::from_arc(Arc::clone(gauge)))
+        let known = self.shared.registry.get_gauge(key);
+        let gauge = known.or_else(|| {
+            self.make(
+                key,
+                |all| all.get_or_create_gauge(key, Arc::clone),
+                (Kind::Gauge, Series::Gauge),
+            )
+        });
+        gauge.map_or_else(Gauge::noop, Gauge::from_arc)
     }
 
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-        let registry = &self.shared.registry;
-        if registry.get_histogram(key).is_none() && !self.admit(key) {
-            return Histogram::noop();
-        }
-        registry
-            .get_or_create_histogram(key, |histogram| Histogram::from_arc(Arc::clone(histogram)))
-    }
-}
-
-/// A number as Prometheus writes it.
-struct Number(f64);
-
-impl fmt::Display for Number {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_infinite() {
-            f.write_str(if self.0 > 0.0 { "+Inf" } else { "-Inf" })
-        } else {
-            write!(f, "{}", self.0)
-        }
+        let known = self.shared.registry.get_histogram(key);
+        let histogram = known.or_else(|| {
+            self.make(
+                key,
+                |all| all.get_or_create_histogram(key, Arc::clone),
+                (Kind::Histogram, Series::Histogram),
+            )
+        });
+        histogram.map_or_else(Histogram::noop, Histogram::from_arc)
     }
 }
 
@@ -204,12 +203,4 @@ impl Storage<Key> for Fixed {
     fn histogram(&self, _: &Key) -> Self::Histogram {
         Arc::default()
     }
-}
-
-/// Series by family name and labels.
-type Families<T> = BTreeMap<String, BTreeMap<String, T>>;
-
-fn insert<T>(families: &mut Families<T>, key: &Key, value: T) {
-    let labels = labels(key.labels().map(|label| (label.key(), label.value())));
-    families.entry(key.name().to_owned()).or_default().insert(labels, value);
 }

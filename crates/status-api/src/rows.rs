@@ -103,7 +103,8 @@ impl Rows {
     }
 
     fn set(&mut self, key: &ContainerKey, state: &ContainerState) {
-        let shims = self.rows.entry(key.container.clone()).or_default();
+        // Most names have one: none is allocated in advance.
+        let shims = self.rows.entry(key.container.clone()).or_insert_with(|| Vec::with_capacity(1));
         match shims.iter_mut().find(|(shim, _)| *shim == key.shim) {
             Some((_, known)) => known.clone_from(state),
             None => shims.push((key.shim.clone(), state.clone())),
