@@ -44,6 +44,10 @@ pub struct Config {
     /// How long a name must have been without any container before its label
     /// is removed and its requests are restored.
     pub gone_after: Duration,
+    /// How long a restore that the kubelet finds infeasible rests before it is
+    /// asked for again. Each further time takes twice as long, up to 30 times
+    /// this.
+    pub infeasible_rest: Duration,
     /// How long an Event waits for its container's id to appear in the pod's
     /// status. The time in which the pods are not known does not count.
     pub identity_wait: Duration,
@@ -63,6 +67,7 @@ impl Config {
             request_timeout: Duration::from_secs(10),
             flap_interval: Duration::from_secs(1),
             gone_after: Duration::from_secs(30),
+            infeasible_rest: Duration::from_mins(1),
             identity_wait: Duration::from_mins(1),
         }
     }

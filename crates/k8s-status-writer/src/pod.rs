@@ -143,6 +143,16 @@ impl Scaled {
     pub(crate) fn is_sentinel(self, quantity: &Quantity) -> bool {
         Quantity::parse(self.sentinel()).as_ref() == Some(quantity)
     }
+
+    /// Whether a kubelet reports this of a container that has the sentinel. It
+    /// reads CPU requests back from shares, of which 2m are the fewest.
+    pub(crate) fn is_lowered(self, actual: &Quantity) -> bool {
+        let most = match self {
+            Self::Cpu => "2m",
+            Self::Memory => self.sentinel(),
+        };
+        Quantity::parse(most).is_some_and(|most| *actual <= most)
+    }
 }
 
 /// The request of one resource of a container.
@@ -155,6 +165,9 @@ pub(crate) struct Request {
     pub(crate) original: Option<Quantity>,
     /// `resizePolicy: RestartContainer`.
     pub(crate) restarts: bool,
+    /// The kubelet reports that the container has no more than the sentinel,
+    /// whatever the spec says.
+    pub(crate) lowered: bool,
 }
 
 /// Why a pod can't be resized.

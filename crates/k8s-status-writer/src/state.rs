@@ -100,6 +100,8 @@ fn gauge(degraded: Degraded, on: bool) {
 pub(crate) const WRITES: &str = "zeropod_pod_writes_total";
 /// Resizes that were due but not done, once per container and reason.
 pub(crate) const REFUSALS: &str = "zeropod_resize_refusals_total";
+/// Infeasible resizes that were asked for again.
+pub(crate) const RETRIES: &str = "zeropod_resize_retries_total";
 /// Pods whose resize the kubelet has not carried out, by `reason`.
 pub(crate) const PENDING: &str = "zeropod_resize_pending_pods";
 /// Events that were not created, by `reason`.
@@ -115,6 +117,10 @@ pub(crate) const GIVEN_BACK_MEMORY: &str = "zeropod_requests_given_back_memory_b
 pub(crate) fn describe() {
     describe_counter!(WRITES, "Requests that write to pods or create Events, by their result");
     describe_counter!(REFUSALS, "In-place resizes that were due but can't be done, by reason");
+    describe_counter!(
+        RETRIES,
+        "Restores that the kubelet found infeasible and that were asked for again"
+    );
     describe_gauge!(PENDING, "Pods whose in-place resize the kubelet has not carried out");
     describe_counter!(EVENTS_DROPPED, "Status Events that were not created, by reason");
     describe_gauge!(

@@ -104,7 +104,8 @@ struct ContainerStatus {
     name: String,
     #[serde(default, rename = "containerID")]
     container_id: String,
-    resources: Option<IgnoredAny>,
+    /// What the container has.
+    resources: Option<Resources>,
     #[serde(default)]
     state: State,
     #[serde(default)]
@@ -209,6 +210,10 @@ fn keep(
             .and_then(|text| Quantity::parse(text))
             .filter(|quantity| !quantity.is_zero()),
         original: originals.get(resource).get(&name).cloned(),
+        lowered: status
+            .and_then(|status| status.resources.as_ref()?.requests.get(resource.name()))
+            .and_then(|text| Quantity::parse(text))
+            .is_some_and(|actual| resource.is_lowered(&actual)),
         restarts: resize_policy.iter().any(|policy| {
             policy.resource_name == resource.name() && policy.restart_policy == "RestartContainer"
         }),

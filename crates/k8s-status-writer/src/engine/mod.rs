@@ -10,6 +10,7 @@
 mod bucket;
 mod observe;
 mod reports;
+mod retry;
 mod slots;
 mod steps;
 mod table;

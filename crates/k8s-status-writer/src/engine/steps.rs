@@ -8,8 +8,9 @@ use zeropod_shim_api::id::PodRef;
 
 use super::{
     About, Engine, Job, earlier, observe,
-    told::tell,
-    work::{Kind, Queue, Rest},
+    retry::Retry,
+    told::{tell, tell_retry},
+    work::{Kind, Queue, Rest, Work},
 };
 use crate::{
     api::Write,
@@ -62,23 +63,32 @@ impl Engine {
         if let Some(until) = work.not_before.filter(|until| *until > now) {
             return Step::Wait(until);
         }
-        let mut rests = |kind, body: Value| match work.refusal(kind, pod.generation, &body, now) {
+        // Whether a write rests because it was refused.
+        let rests = |work: &Work, kind, body: Value, wait: &mut Option<Instant>| match work.refusal(
+            kind,
+            pod.generation,
+            &body,
+            now,
+        ) {
             Rest::No => false,
             Rest::ForGood => true,
             Rest::Until(until) => {
-                wait = earlier(wait, Some(until));
+                *wait = earlier(*wait, Some(until));
                 true
             }
         };
-        if let Some(restore) = &writes.restore
-            && !rests(Kind::Restore, restore.patch(&pod.uid))
-        {
-            return Step::Do(Kind::Restore, Box::new(writes));
+        if let Some(restore) = &writes.restore {
+            let names = restore.containers.iter().map(|container| &container.name);
+            let held = work.retry.as_ref().and_then(|retry| retry.held(names, now));
+            if held.is_none() && !rests(work, Kind::Restore, restore.patch(&pod.uid), &mut wait) {
+                return Step::Do(Kind::Restore, Box::new(writes));
+            }
+            wait = earlier(wait, held);
         }
         let mut recorded = true;
         if let Some(metadata) = &writes.metadata {
             recorded = metadata.annotations.is_empty();
-            if !rests(Kind::Metadata, metadata.patch(&pod.uid)) {
+            if !rests(work, Kind::Metadata, metadata.patch(&pod.uid), &mut wait) {
                 let due = work.metadata_due(metadata, now);
                 if due <= now {
                     return Step::Do(Kind::Metadata, Box::new(writes));
@@ -88,11 +98,23 @@ impl Engine {
         }
         // Never lowered before it is recorded.
         if let Some(scale_down) = writes.scale_down.as_ref().filter(|_| recorded)
-            && !rests(Kind::ScaleDown, scale_down.patch(&pod.uid))
+            && !rests(work, Kind::ScaleDown, scale_down.patch(&pod.uid), &mut wait)
         {
             let due = work.scale_down_due(scale_down, now);
             if due <= now {
                 return Step::Do(Kind::ScaleDown, Box::new(writes));
+            }
+            wait = earlier(wait, Some(due));
+        }
+        if let Some(withdraw) = writes.withdraw.as_ref().filter(|_| recorded)
+            && !rests(work, Kind::Withdraw, withdraw.patch(&pod.uid), &mut wait)
+        {
+            let due = work
+                .retry
+                .get_or_insert_with(|| Retry::new(self.config.infeasible_rest, now))
+                .due();
+            if due <= now {
+                return Step::Do(Kind::Withdraw, Box::new(writes));
             }
             wait = earlier(wait, Some(due));
         }
@@ -114,7 +136,12 @@ impl Engine {
         let work = self.works.get_mut(&pod_ref)?;
         let again = now + self.config.flap_interval;
         let (body, write): (_, fn(Value) -> Write) = match kind {
-            Kind::Restore => (writes.restore?.patch(&pod.uid), Write::Resize),
+            Kind::Restore => {
+                if let Some(retry) = &mut work.retry {
+                    retry.restored(now);
+                }
+                (writes.restore?.patch(&pod.uid), Write::Resize)
+            }
             Kind::Metadata => {
                 let metadata = writes.metadata?;
                 work.starts(kind, metadata.labels.keys(), again, now);
@@ -125,6 +152,15 @@ impl Engine {
                 let names = scale_down.containers.iter().map(|container| &container.name);
                 work.starts(kind, names, again, now);
                 (scale_down.patch(&pod.uid), Write::Resize)
+            }
+            Kind::Withdraw => {
+                let withdraw = writes.withdraw?;
+                let names = withdraw.containers.iter().map(|container| container.name.clone());
+                if let Some(retry) = &mut work.retry {
+                    retry.withdrawn(names.collect(), now);
+                }
+                tell_retry(&pod_ref);
+                (withdraw.patch(&pod.uid), Write::Resize)
             }
         };
         work.busy = true;

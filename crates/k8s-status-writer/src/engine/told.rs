@@ -136,6 +136,10 @@ impl Engine {
         let ours = pod.filter(|pod| ours && pod.recorded.cpu.is_some());
         let pending = ours.and_then(|pod| pod.pending);
         let Some(work) = self.works.get_mut(pod_ref) else { return };
+        let infeasible = pending == Some(Pending::Infeasible);
+        if work.retry.as_mut().is_some_and(|retry| !retry.note(infeasible, now)) {
+            work.retry = None;
+        }
         let before = std::mem::replace(&mut work.pending, pending);
         if before == pending {
             return;
@@ -146,6 +150,10 @@ impl Engine {
             }
         }
         let Some(pending) = pending else { return };
+        // A try that failed again is no news.
+        if infeasible && work.retry.is_some() {
+            return;
+        }
         tracing::warn!(pod = %pod_ref, reason = pending.as_str(), "a resize is not carried out");
         if self.config.features.events {
             let (reason, message) = match pending {
@@ -154,7 +162,9 @@ impl Engine {
                     "The node has no room for the requests of this pod; the kubelet tries again",
                 ),
                 Pending::Infeasible => {
-                    ("Resize infeasible", "The node can never fit the requests of this pod")
+                    let message = "The node can never fit the requests of this pod; what a container \
+                                   had before it was scaled down is asked for again";
+                    ("Resize infeasible", message)
                 }
                 Pending::Error => ("Resize failed", "The kubelet failed to resize this pod"),
             };
@@ -183,6 +193,12 @@ pub(super) fn tell(pod: &PodRef, work: &mut Work, writes: &Writes) {
             tracing::info!(%pod, %container, reason = reason.as_str(), "requests stay as they are");
         }
     }
+}
+
+/// Counts and logs that an infeasible restore is asked for again.
+pub(super) fn tell_retry(pod: &PodRef) {
+    metrics::counter!(state::RETRIES).increment(1);
+    tracing::info!(%pod, "an infeasible resize is asked for again");
 }
 
 pub(super) fn dropped(reason: Dropped) {

@@ -8,6 +8,7 @@ use std::{
 use serde_json::Value;
 use zeropod_shim_api::id::ContainerId;
 
+use super::retry::Retry;
 use crate::{
     plan::{Metadata, Refusal, Resize},
     pod::Pending,
@@ -45,6 +46,8 @@ pub(super) struct Work {
     /// Refusals that were counted and logged.
     pub(super) told: BTreeSet<Refusal>,
     pub(super) pending: Option<Pending>,
+    /// Tries of a restore that the kubelet has found infeasible.
+    pub(super) retry: Option<Retry>,
 }
 
 /// Names of the containers that are preset, and until when at most.
@@ -61,12 +64,14 @@ pub(super) enum Queue {
     Urgent,
 }
 
-/// The three writes to a pod.
+/// The writes to a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Restore,
     Metadata,
     ScaleDown,
+    /// Takes back a restore that the kubelet finds infeasible.
+    Withdraw,
 }
 
 /// A write that the server refused. It would refuse it again.
@@ -117,7 +122,7 @@ impl Work {
         let until = match kind {
             Kind::Restore => Some(now + REFUSED_RESTORE_REST),
             Kind::Metadata => Some(now + REFUSED_METADATA_REST),
-            Kind::ScaleDown => None,
+            Kind::ScaleDown | Kind::Withdraw => None,
         };
         self.refused.insert(kind, Refused { generation, body, until });
     }

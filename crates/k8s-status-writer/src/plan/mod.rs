@@ -37,6 +37,9 @@ pub(crate) struct Writes {
     pub(crate) restore: Option<Resize>,
     pub(crate) metadata: Option<Metadata>,
     pub(crate) scale_down: Option<Resize>,
+    /// A restore that the kubelet has found infeasible, taken back: it looks
+    /// at it again only when it is asked for anew.
+    pub(crate) withdraw: Option<Resize>,
     /// Resizes that are due but can't be valid, or would hurt.
     pub(crate) refusals: Vec<Refusal>,
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::{ContainerResize, Refusal, RefusalReason, Resize, Seen, Writes};
 use crate::{
-    pod::{Container, ContainerKind, Pod, Scaled, Unresizable},
+    pod::{Container, ContainerKind, Pending, Pod, Scaled, Unresizable},
     quantity::Quantity,
 };
 
@@ -29,6 +29,7 @@ pub(super) fn plan(
 ) {
     let mut restore = Resize::default();
     let mut scale_down = Resize::default();
+    let mut withdraw = Resize::default();
     for container in scaled(pod) {
         let Some(&seen) = seen.get(&container.name) else { continue };
         let empty = ContainerResize {
@@ -36,13 +37,16 @@ pub(super) fn plan(
             kind: container.kind,
             requests: BTreeMap::new(),
         };
-        let (mut up, mut down) = (empty.clone(), empty);
+        let (mut up, mut down, mut back) = (empty.clone(), empty.clone(), empty);
         for resource in Scaled::BOTH {
             match due(pod, container, resource, seen) {
                 Due::Nothing => {}
                 Due::Lower => down.set(resource, resource.sentinel().to_owned()),
                 Due::Restore(quantity) => up.set(resource, quantity),
                 Due::Refused(reason) => writes.refuse(&container.name, reason),
+            }
+            if infeasible(pod, container, resource, seen) {
+                back.set(resource, resource.sentinel().to_owned());
             }
         }
         if !up.requests.is_empty() {
@@ -51,12 +55,16 @@ pub(super) fn plan(
         if !down.requests.is_empty() {
             scale_down.containers.push(down);
         }
+        if !back.requests.is_empty() {
+            withdraw.containers.push(back);
+        }
     }
     // Until the kubelet has reported the resources, the API server says 422.
     if !pod.unreported {
         let some = |resize: Resize| (!resize.containers.is_empty()).then_some(resize);
         writes.restore = some(restore);
         writes.scale_down = some(scale_down);
+        writes.withdraw = some(withdraw);
     }
     if !pod.opted_out && pod.unresizable.is_none() {
         *annotations = records(pod, seen);
@@ -103,6 +111,22 @@ fn due(pod: &Pod, container: &Container, resource: Scaled, seen: Seen) -> Due {
         },
         other => other,
     }
+}
+
+/// Whether the spec asks for what a running container had before it was scaled
+/// down, and the kubelet says that the node can't fit it. Only what it reports
+/// as lowered is taken back to that: a change of somebody else's never lowers
+/// what a container has.
+fn infeasible(pod: &Pod, container: &Container, resource: Scaled, seen: Seen) -> bool {
+    let request = container.resources.get(resource);
+    pod.pending == Some(Pending::Infeasible)
+        && seen == Seen::Running
+        && !pod.opted_out
+        && pod.unresizable.is_none()
+        && !request.restarts
+        && request.lowered
+        && request.original.is_some()
+        && request.now.as_ref().is_some_and(|now| !resource.is_lowered(now))
 }
 
 /// Annotations to write: when one is missing, or when a request that isn't

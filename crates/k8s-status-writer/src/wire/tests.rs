@@ -53,7 +53,8 @@ fn pod() -> serde_json::Value {
 fn only_what_is_read_is_kept() {
     let pod = read(pod());
     let q = |text| Quantity::parse(text);
-    let request = |now, original, restarts| pod::Request { now, original, restarts };
+    let request =
+        |now, original, restarts| pod::Request { now, original, restarts, lowered: false };
     assert_eq!(
         &*pod.containers,
         [

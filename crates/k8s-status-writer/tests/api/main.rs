@@ -64,6 +64,7 @@ cases!(
     resizes::f_k3_restart_policy_is_respected,
     resizes::f_k5_limits_and_other_requests_stay,
     resizes::f_k7_pending_resizes_are_shown,
+    resizes::f_k7_an_infeasible_restore_is_asked_for_again,
     resizes::f_k8_a_limit_range_is_met_once,
     resizes::f_k9_opting_out_restores,
     resizes::f_k10_lost_and_broken_annotations,

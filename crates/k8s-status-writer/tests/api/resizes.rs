@@ -90,6 +90,38 @@ pub(crate) async fn f_k7_pending_resizes_are_shown(cluster: &dyn Cluster) {
     assert_eq!(events[0].type_.as_deref(), Some("Warning"));
 }
 
+/// K4: the kubelet never looks again at what it found infeasible.
+pub(crate) async fn f_k7_an_infeasible_restore_is_asked_for_again(cluster: &dyn Cluster) {
+    let mut bed = Bed::new(cluster, "f_k7_an_infeasible").await;
+    bed.start(|config| config.infeasible_rest = Duration::from_millis(1));
+    bed.update(Update::Snapshot(Vec::new()));
+    bed.run_app("web", "c1").await;
+    bed.event("web", "c1", Phase::ScaledDown);
+    bed.becomes("web", scaled_down()).await;
+    act_on_resize(&bed.admin, &bed.namespace, "web").await.unwrap();
+    bed.event("web", "c1", Phase::Running);
+    bed.becomes("web", running()).await;
+    let condition = |status: &str| {
+        json!({ "conditions": [{
+            "type": "PodResizePending", "status": status, "reason": "Infeasible",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]})
+    };
+    for _ in 0..2 {
+        bed.patch_status("web", condition("True")).await;
+        // Taken back, for the kubelet to see.
+        bed.becomes("web", Look { label: Some("RUNNING".into()), ..scaled_down() }).await;
+        bed.patch_status("web", condition("False")).await;
+        bed.becomes("web", running()).await;
+    }
+    act_on_resize(&bed.admin, &bed.namespace, "web").await.unwrap();
+    // Told once.
+    let messages = bed.messages("web", 3).await;
+    assert!(messages.iter().any(|message| message.contains("is asked for again")), "{messages:?}");
+    bed.stop().await;
+    bed.becomes("web", running()).await;
+}
+
 pub(crate) async fn f_k8_a_limit_range_is_met_once(cluster: &dyn Cluster) {
     let bed = Bed::started(cluster, "f_k8_a_limit_range").await;
     let range: LimitRange = serde_json::from_value(json!({

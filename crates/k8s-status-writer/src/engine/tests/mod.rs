@@ -5,6 +5,7 @@ mod failures;
 mod given_back;
 mod identity;
 mod lifetime;
+mod retries;
 
 use std::collections::BTreeMap;
 
