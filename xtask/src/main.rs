@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod demo;
+mod docs;
 mod host;
 mod test;
 
@@ -31,6 +32,12 @@ enum Task {
     /// Show the main job on this machine: scale a server to zero, wake it by a
     /// request.
     Demo(demo::Args),
+    /// Write the generated pages of the book.
+    Docs {
+        /// Only compare with the committed pages.
+        #[arg(long)]
+        check: bool,
+    },
     /// Run every test.
     Test(test::Args),
 }
@@ -41,6 +48,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Task::BuildEbpf { check } => build_ebpf::run(check).map(|()| ExitCode::SUCCESS),
         Task::Demo(args) => demo::run(&args),
+        Task::Docs { check } => docs::run(check).map(|()| ExitCode::SUCCESS),
         Task::Test(args) => test::run(&args),
     };
     done.unwrap_or_else(|error| {

@@ -9,6 +9,7 @@ use std::{
 use zeropod_testkit::{apiserver_build, tools};
 
 use crate::{
+    docs::{self, Outcome, Outcomes},
     host::{self, KUBERNETES, NODE, TESTS},
     say,
 };
@@ -39,9 +40,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         Some(package) => vec!["--package", package],
         None => vec!["--workspace"],
     };
-    // Tests start these by path; cargo builds a package's own programs only.
     say("Building every program");
-    host::run(host::cargo().args(["build", "--quiet", "--workspace", "--bins"]).args(BOX))?;
+    build_programs()?;
 
     say("Running the tests");
     let mut tests = host::cargo();
@@ -61,14 +61,31 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     for skip in &count.skips {
         say(skip);
     }
-    let Count { passed, failed, skips } = count;
+    let strict = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+    let Count { passed, failed, skips, section: _, outcomes } = count;
+    let unproved = if strict && package.is_none() && rest.is_empty() {
+        docs::unproved(&outcomes)?
+    } else {
+        Vec::new()
+    };
+    for row in &unproved {
+        say(&format!("docs/comparison.md is not proved: {row}"));
+    }
     let skipped = skips.len();
     let passed = passed.saturating_sub(skipped);
     // A crash or a build failure leaves no line of its own.
-    let failed = if failed == 0 && !status.success() { 1 } else { failed };
+    let failed = if failed == 0 && !status.success() { 1 } else { failed } + unproved.len();
     say(&format!("{passed} passed, {failed} failed, {skipped} skipped"));
-    let strict = std::env::var_os("CI").is_some_and(|ci| ci == "true");
     Ok(if failed > 0 || (strict && skipped > 0) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Builds every program: tests start them by path, and cargo builds a package's
+/// own only.
+///
+/// # Errors
+/// When one does not build.
+pub(crate) fn build_programs() -> Result<(), Box<dyn Error>> {
+    host::run(host::cargo().args(["build", "--quiet", "--workspace", "--bins"]).args(BOX))
 }
 
 /// Features that the whole workspace is tested with.
@@ -100,14 +117,30 @@ struct Count {
     passed: usize,
     failed: usize,
     skips: Vec<String>,
+    /// The test whose output is being shown.
+    section: Option<String>,
+    outcomes: Outcomes,
 }
 
 impl Count {
-    /// Takes in one line of output: the closing line of a test binary, or a
-    /// test's word that it was skipped.
+    /// Takes in one line of output: the closing line of a test binary, how a
+    /// test ended, or a test's word that it was skipped.
     fn line(&mut self, line: &str) {
         if line.contains("SKIPPED:") {
             self.skips.push(line.trim().to_owned());
+            if let Some(name) = self.section.clone() {
+                self.outcomes.insert(name, Outcome::Skipped);
+            }
+        }
+        if let Some((name, "ok" | "FAILED")) =
+            line.strip_prefix("test ").and_then(|line| line.rsplit_once(" ... "))
+        {
+            self.outcomes.entry(last_part(name)).or_insert(Outcome::Ran);
+        }
+        if let Some(name) =
+            line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" stdout ----"))
+        {
+            self.section = Some(last_part(name));
         }
         let Some((_, counts)) = line.split_once("test result: ") else { return };
         for count in counts.split(['.', ';']) {
@@ -120,6 +153,11 @@ impl Count {
     }
 }
 
+/// A test's name without its modules, by which the documentation knows it.
+fn last_part(name: &str) -> String {
+    name.trim().rsplit("::").next().unwrap_or(name).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,11 +168,20 @@ mod tests {
         for line in [
             "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
             "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test a::skips_are_counted ... ok",
+            "test padded_as_by_libtest_mimic   ... ok",
+            "---- a::skips_are_counted stdout ----",
             "  SKIPPED: not root",
-            "test skips_are_counted ... ok",
         ] {
             count.line(line);
         }
         assert_eq!((count.passed, count.failed, count.skips.len()), (4, 2, 1));
+        assert_eq!(
+            count.outcomes,
+            Outcomes::from([
+                ("padded_as_by_libtest_mimic".to_owned(), Outcome::Ran),
+                ("skips_are_counted".to_owned(), Outcome::Skipped),
+            ])
+        );
     }
 }
