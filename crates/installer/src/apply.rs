@@ -2,10 +2,7 @@
 //! containerd's own parser, loaded by a restart, proven by the daemon, and
 //! taken back when any of this fails.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Instant, SystemTime};
 
 use crate::{
     Error,
@@ -13,11 +10,11 @@ use crate::{
     config::Source as _,
     containerd::Handler,
     distribution::Distribution,
+    dump::{NoDump, dump},
     host::HostRoot,
     node::Node,
     plan::{FileChange, Plan},
-    state,
-    systemd::unit_name,
+    proof::{Before, NotJudged, Served, difference},
 };
 
 /// Writes the changes and lets containerd judge them. On failure everything is
@@ -27,25 +24,30 @@ use crate::{
 ///
 /// # Errors
 /// When a file cannot be written, or containerd would not take the result.
-pub fn write(node: &mut Node, plan: &Plan, deadline: Instant) -> Result<Option<String>, Error> {
-    let before = dump(node, deadline);
+pub fn write(
+    node: &mut Node,
+    plan: &Plan,
+    before: &Before,
+    deadline: Instant,
+) -> Result<Option<String>, Error> {
     let written = plan.changes.iter().try_for_each(|change| put(&node.host, change));
-    let judged = written.and_then(|()| match before {
+    let judged = written.and_then(|()| match before.judged() {
         Ok(before) => {
             let after = dump(node, deadline).map_err(NoDump::into_error)?;
-            let verdict = accept(&before, &after, &plan.expected);
+            let verdict = accept(before, &after, &plan.expected);
             verdict.map(|()| None).map_err(|reason| Error::Rejected { reason })
         }
-        Err(NoDump::Impossible(reason)) => Ok(Some(format!("not validated beforehand: {reason}"))),
+        Err(NotJudged::Impossible(reason)) => {
+            Ok(Some(format!("not validated beforehand: {reason}")))
+        }
         // It is broken already, and the change may be the repair.
-        Err(NoDump::Failed(reason)) => {
+        Err(NotJudged::Broken(reason)) => {
             let after = dump(node, deadline).map_err(NoDump::into_error)?;
             let verdict = accept(&after, &after, &plan.expected);
             verdict
                 .map(|()| Some(format!("the configuration was broken before: {reason}")))
                 .map_err(|reason| Error::Rejected { reason })
         }
-        Err(NoDump::Error(error)) => Err(error),
     });
     if judged.is_err() {
         take_back(&node.host, plan)?;
@@ -91,55 +93,6 @@ pub fn restart(node: &mut Node, why: &str, deadline: Instant) -> Result<(), Erro
     }
 }
 
-/// Waits until the running daemon serves the handler as expected, or no longer
-/// has it.
-///
-/// # Errors
-/// When it does not by `deadline`; the error says what it serves instead.
-pub async fn prove(
-    node: &Node,
-    expected: Option<&Handler>,
-    deadline: Instant,
-) -> Result<(), Error> {
-    loop {
-        let reason = match served(node).await {
-            Ok(Served::Dead) => "its CRI plugin is not loaded".to_owned(),
-            Ok(Served::Handler(handler)) => match difference(handler.as_deref(), expected) {
-                None => return Ok(()),
-                Some(difference) => difference,
-            },
-            Err(error) => error.to_string(),
-        };
-        if Instant::now() >= deadline {
-            return Err(Error::NotServed { reason });
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-/// What the daemon serves.
-#[derive(Debug, PartialEq)]
-pub enum Served {
-    /// The CRI plugin is not loaded.
-    Dead,
-    /// The handler, if it has it.
-    Handler(Option<Box<Handler>>),
-}
-
-/// Asks the daemon for our handler.
-///
-/// # Errors
-/// When it does not answer.
-pub async fn served(node: &Node) -> Result<Served, Error> {
-    let handlers = node.containerd().await?.handlers().await?;
-    Ok(match handlers {
-        None => Served::Dead,
-        Some(mut handlers) => {
-            Served::Handler(handlers.remove(zeropod_shim_api::names::RUNTIME_CLASS).map(Box::new))
-        }
-    })
-}
-
 /// What has to be known to decide about a restart.
 #[derive(Debug)]
 pub struct Loaded<'a> {
@@ -179,31 +132,6 @@ impl Loaded<'_> {
     }
 }
 
-/// In what way a handler is not the expected one.
-fn difference(served: Option<&Handler>, expected: Option<&Handler>) -> Option<String> {
-    let (served, expected) = match (served, expected) {
-        (None, None) => return None,
-        (None, Some(_)) => return Some("it does not serve the handler zeropod".into()),
-        (Some(_), None) => return Some("it still serves the handler zeropod".into()),
-        (Some(served), Some(expected)) => (served, expected),
-    };
-    let option_differs = expected.options.iter().flatten().any(|(key, value)| {
-        served.options.as_ref().and_then(|options| options.get(key)) != Some(value)
-    });
-    let what = if served.runtime_path != expected.runtime_path {
-        "runtime_path"
-    } else if served.runtime_type != expected.runtime_type {
-        "runtime_type"
-    } else if served.pod_annotations != expected.pod_annotations {
-        "pod_annotations"
-    } else if option_differs {
-        "options"
-    } else {
-        return None;
-    };
-    Some(format!("it serves the handler zeropod with other {what}"))
-}
-
 fn put(host: &HostRoot, change: &FileChange) -> Result<(), Error> {
     match &change.after {
         Some(content) => {
@@ -216,65 +144,10 @@ fn put(host: &HostRoot, change: &FileChange) -> Result<(), Error> {
     }
 }
 
-/// Why there is no dump.
-enum NoDump {
-    /// Nobody can be asked.
-    Impossible(String),
-    /// containerd says that the configuration is broken.
-    Failed(String),
-    /// Something else went wrong.
-    Error(Error),
-}
-
-impl NoDump {
-    fn into_error(self) -> Error {
-        match self {
-            Self::Impossible(reason) | Self::Failed(reason) => Error::Rejected { reason },
-            Self::Error(error) => error,
-        }
-    }
-}
-
-/// `containerd config dump`, run on the host by its systemd: the program of
-/// the host needs its libraries.
-fn dump(node: &mut Node, deadline: Instant) -> Result<String, NoDump> {
-    let impossible = |reason: &str| Err(NoDump::Impossible(reason.into()));
-    let layout = node.facts.layout.clone();
-    if layout.distribution != Distribution::Containerd {
-        return impossible("the distribution makes containerd's configuration itself");
-    }
-    let program = node.unit.as_ref().and_then(|unit| unit.command.first().cloned());
-    let Some(program) = program.filter(|it| it.ends_with("/containerd")) else {
-        return impossible("no active unit runs containerd");
-    };
-    let host = node.host.clone();
-    let missing = matches!(host.read(&layout.config), Ok(None));
-    let Some(systemd) = node.systemd().map_err(NoDump::Error)? else {
-        return impossible("the host has no systemd");
-    };
-    let (output, errors) =
-        (Path::new(state::DIR).join("dump.toml"), Path::new(state::DIR).join("dump.log"));
-    // 1.x does not accept a configuration file that is absent.
-    let config = if missing { Path::new("/dev/null") } else { layout.config.as_path() };
-    let script = "exec \"$1\" -c \"$2\" config dump >\"$3\" 2>\"$4\"";
-    let arguments = [config, &output, &errors].map(|path| path.to_string_lossy().into_owned());
-    let [config, out, err] = &arguments;
-    let command = ["/bin/sh", "-c", script, "sh", &program, config, out, err];
-    let result = systemd.run(&unit_name("dump"), &command, deadline);
-    let read = |path: &Path| {
-        let content = host.read(path).map_err(NoDump::Error)?.unwrap_or_default();
-        host.remove(path).map_err(NoDump::Error)?;
-        Ok(String::from_utf8_lossy(&content).into_owned())
-    };
-    let (output, errors) = (read(&output)?, read(&errors)?);
-    match result.map_err(NoDump::Error)? {
-        0 => Ok(output),
-        _ => Err(NoDump::Failed(errors.lines().last().unwrap_or("no reason given").to_owned())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn handler(path: &str) -> Handler {

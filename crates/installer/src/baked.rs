@@ -4,11 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use toml_edit::{Item, TableLike};
 use zeropod_shim_api::names::{POD_ANNOTATIONS, RUNTIME_CLASS};
 
 use crate::{
-    acceptance::to_json,
     config::{
         ConfigFile, Family,
         effective::Effective,
@@ -33,7 +31,7 @@ impl Baked {
     pub(crate) fn of(effective: &Effective) -> Result<Self, String> {
         let runtime =
             effective.runtime(RUNTIME_CLASS).ok_or("containerd does not read these tables")?;
-        let handler = handler(runtime);
+        let handler = Handler::of_table(runtime);
         let path = Path::new(&handler.runtime_path);
         if handler.runtime_type != RUNTIME_TYPE {
             return Err(format!("its runtime_type is not {RUNTIME_TYPE}"));
@@ -73,20 +71,4 @@ pub(crate) fn defines(file: &ConfigFile) -> bool {
     [Family::Short, Family::Legacy, Family::Split].iter().any(|family| {
         file.table(&["plugins", family.plugin(), "containerd", "runtimes", RUNTIME_CLASS]).is_some()
     })
-}
-
-/// A runtime's table as the handler that containerd makes of it.
-pub(crate) fn handler(runtime: &dyn TableLike) -> Handler {
-    let text = |key: &str| runtime.get(key).and_then(Item::as_str).unwrap_or_default().to_owned();
-    let annotations = runtime.get("pod_annotations").and_then(Item::as_array);
-    let options = runtime.get("options").and_then(Item::as_table_like);
-    Handler {
-        runtime_path: text("runtime_path"),
-        runtime_type: text("runtime_type"),
-        pod_annotations: annotations.map(|array| {
-            array.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
-        }),
-        options: options
-            .map(|table| table.iter().map(|(key, item)| (key.to_owned(), to_json(item))).collect()),
-    }
 }

@@ -11,11 +11,15 @@ use crate::{distribution::Distribution, version::ContainerdVersion};
 #[expect(clippy::struct_excessive_bools, reason = "one field is one flag")]
 #[command(name = "zeropod-installer", disable_version_flag = true)]
 pub struct Args {
-    /// Where CRIU comes from, if not from our image: `file:DIR` with bin and
-    /// lib in it, or `oci:DIR` with an image in the OCI layout. The reference
-    /// of an image in a registry is accepted and not used.
+    /// Where CRIU comes from, if not from our image: `file:PATH` of a directory
+    /// with bin and lib, of one with an image in the OCI layout, or of an
+    /// image's archive. The reference of an image in a registry is used with
+    /// -criu-pull only.
     #[arg(long, value_name = "REFERENCE")]
     pub criu_image: Option<String>,
+    /// Pull the -criu-image, by the node's containerd, once.
+    #[arg(long)]
+    pub criu_pull: bool,
     /// Who runs containerd: containerd, k3s, rke2, k0s or microk8s. Found out
     /// by default; it must be what is there.
     #[arg(long, value_name = "NAME")]

@@ -35,6 +35,8 @@ pub struct Layout {
     pub socket: PathBuf,
     /// The units that can be the one that runs it.
     pub units: Vec<String>,
+    /// The program that a distribution brings and runs as a child of its own.
+    pub program: Option<PathBuf>,
     /// Why a pod cannot change the configuration, on systems that are made
     /// elsewhere. What they have already can be used.
     pub immutable: Option<String>,
@@ -78,7 +80,18 @@ impl Distribution {
             config: config.into(),
             socket: socket.into(),
             units: units.iter().map(|unit| (*unit).to_owned()).collect(),
+            program: self.program().map(PathBuf::from),
             immutable: None,
+        }
+    }
+
+    fn program(self) -> Option<&'static str> {
+        match self {
+            Self::Containerd => None,
+            Self::K3s => Some("/var/lib/rancher/k3s/data/current/bin/containerd"),
+            Self::Rke2 => Some("/var/lib/rancher/rke2/bin/containerd"),
+            Self::K0s => Some("/var/lib/k0s/bin/containerd"),
+            Self::Microk8s => Some("/snap/microk8s/current/bin/containerd"),
         }
     }
 

@@ -9,12 +9,14 @@ use std::{
 
 use crate::{
     Error,
-    apply::{self, Loaded, Served},
+    apply::{self, Loaded},
+    containerd::Handler,
     files::{self, FilesPlan, Runtime},
     host::HostRoot,
     node::Node,
     pins,
     plan::{Options, Plan, desired_config, undo},
+    proof::{self, Before, Served},
     state::{Owned, State},
 };
 
@@ -68,7 +70,7 @@ impl Installation {
     /// When a file's age cannot be told.
     pub async fn restart_reason(&self, node: &Node) -> Result<Option<String>, Error> {
         // A daemon that does not answer serves nothing.
-        let served = apply::served(node).await.unwrap_or(Served::Dead);
+        let served = proof::served(node).await.unwrap_or(Served::Dead);
         let loaded = Loaded {
             changed: !self.config.is_empty(),
             proven: self.state.proven,
@@ -104,16 +106,22 @@ impl Installation {
             step.run(&node.host)?;
             report.say(step.describe());
         }
-        if !self.config.is_empty() {
-            report.lines.extend(apply::write(node, &self.config, deadline)?);
+        let before = if self.config.is_empty() && reason.is_none() {
+            None
+        } else {
+            Some(Before::look(node, deadline).await?)
+        };
+        if let Some(before) = before.as_ref().filter(|_| !self.config.is_empty()) {
+            report.lines.extend(apply::write(node, &self.config, before, deadline)?);
             for change in &self.config.changes {
                 report.say(format!("{}: changed", change.path.display()));
             }
         }
         let expected = self.config.expected.handler.clone();
-        if let Some(reason) = reason {
+        if let Some((reason, before)) = reason.zip(before) {
             report.say(format!("containerd is restarted: {reason}"));
-            load(node, &self.config, &reason, expected.as_ref(), deadline).await?;
+            let notes = load(node, &self.config, &before, &reason, expected.as_ref(), deadline);
+            report.lines.extend(notes.await?);
         }
         report.say("the handler zeropod is served");
         self.state.proven = true;
@@ -169,14 +177,15 @@ pub async fn uninstall(node: &mut Node, force: bool, deadline: Instant) -> Resul
         Err(error) if !force => return Err(error),
         _ => false,
     };
+    let before = Before::look(node, deadline).await?;
     if !plan.is_empty() {
-        report.lines.extend(apply::write(node, &plan, deadline)?);
+        report.lines.extend(apply::write(node, &plan, &before, deadline)?);
         for change in &plan.changes {
             report.say(format!("{}: changed back", change.path.display()));
         }
     }
     report.lines.extend(plan.notes.iter().cloned());
-    let served = apply::served(node).await.unwrap_or(Served::Dead);
+    let served = proof::served(node).await.unwrap_or(Served::Dead);
     let loaded = Loaded {
         changed: !plan.is_empty(),
         proven: true,
@@ -187,7 +196,8 @@ pub async fn uninstall(node: &mut Node, force: bool, deadline: Instant) -> Resul
     };
     if let Some(reason) = loaded.restart_reason() {
         report.say(format!("containerd is restarted: {reason}"));
-        load(node, &plan, &reason, plan.expected.handler.as_ref(), deadline).await?;
+        let expected = plan.expected.handler.as_ref();
+        report.lines.extend(load(node, &plan, &before, &reason, expected, deadline).await?);
     }
     // Only now: containerd needs the shim of a handler that it has loaded
     // (F-C8).
@@ -216,18 +226,22 @@ pub async fn uninstall(node: &mut Node, force: bool, deadline: Instant) -> Resul
 async fn load(
     node: &mut Node,
     plan: &Plan,
+    before: &Before,
     why: &str,
-    expected: Option<&crate::containerd::Handler>,
+    expected: Option<&Handler>,
     deadline: Instant,
-) -> Result<(), Error> {
+) -> Result<Vec<String>, Error> {
     let restarted = apply::restart(node, why, deadline);
     let loaded = match restarted {
         // Nobody tried: what is on disk is right, and the next start loads it.
         Err(error @ Error::NoRestart { .. }) => return Err(error),
         Err(error) => Err(error),
-        Ok(()) => apply::prove(node, expected, deadline).await,
+        Ok(()) => proof::prove(node, before, expected, deadline).await,
     };
-    let Err(error) = loaded else { return Ok(()) };
+    let error = match loaded {
+        Ok(notes) => return Ok(notes),
+        Err(error) => error,
+    };
     if plan.is_empty() {
         return Err(error);
     }

@@ -18,21 +18,23 @@ pub mod ca;
 pub mod cli;
 pub mod config;
 pub mod containerd;
+#[cfg(feature = "cli")]
+pub mod criu_image;
 pub mod distribution;
 pub mod doctor;
+mod dump;
 mod error;
 pub mod facts;
 pub mod files;
 pub mod host;
 pub mod install;
 pub mod node;
-#[cfg(feature = "cli")]
-pub mod oci;
 pub mod on_host;
 mod ours;
 mod pins;
 mod place;
 pub mod plan;
+pub mod proof;
 #[cfg(feature = "cli")]
 pub mod report;
 #[cfg(feature = "cli")]

@@ -17,6 +17,7 @@ use crate::{
         effective::Effective,
         wanted::{self, Wanted},
     },
+    containerd::Handler,
     distribution::Distribution,
     facts::Facts,
     ours, place, takeover,
@@ -141,7 +142,7 @@ pub fn undo(facts: &Facts) -> Result<Plan, Error> {
         notes.push(format!("{path} defines the handler; it is not the installer's and stays"));
     }
     let expected = Expectation {
-        handler: baked.and_then(|_| effective.runtime(RUNTIME_CLASS)).map(baked::handler),
+        handler: baked.and_then(|_| effective.runtime(RUNTIME_CLASS)).map(Handler::of_table),
         moves_opt: true,
         spells_out_runc: !facts.containerd.merges_imports(),
     };

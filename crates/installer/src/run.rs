@@ -13,6 +13,7 @@ use crate::{
     bpffs::{self, BPF_FS},
     ca, chain,
     cli::{Args, Command, Format},
+    criu_image,
     distribution::{Distribution, Layout},
     doctor::{self, Check, Status},
     facts::Facts,
@@ -20,10 +21,9 @@ use crate::{
     host::HostRoot,
     install::{Installation, uninstall},
     node::{Known, Node},
-    oci,
     plan::{Options, Plan, undo},
     report::{self, Reported, reported},
-    state::Lock,
+    state::{self, Lock},
 };
 
 /// Exit code of a dry run that found something to do.
@@ -38,6 +38,7 @@ pub const WORK_TO_DO: u8 = 2;
 pub async fn run(args: Args) -> Result<ExitCode, Error> {
     let Args {
         criu_image,
+        criu_pull,
         runtime,
         host_opt_path,
         uninstall: uninstalls,
@@ -101,7 +102,15 @@ pub async fn run(args: Args) -> Result<ExitCode, Error> {
         }
         let unpacked =
             tempfile::tempdir().map_err(Error::io("make a directory in", std::env::temp_dir()))?;
-        let assets = sources(assets, criu_image.as_deref(), unpacked.path())?;
+        let mut assets = vec![assets];
+        if let Some(reference) = criu_image {
+            let criu = match criu_image::local(&reference, unpacked.path())? {
+                Some(local) => Some(local),
+                None => pull(&node, &reference, criu_pull, dry_run, timeout).await?,
+            };
+            // Of two files with the same name the later one counts.
+            assets.extend(criu);
+        }
         let link_tar = node.facts.layout.distribution == Distribution::K3s;
         let runtime = Runtime {
             assets: &assets,
@@ -207,29 +216,32 @@ async fn show(node: &Node, installation: &Installation) -> Result<ExitCode, Erro
 /// What taking back a change may take beyond the deadline.
 const LAST_RESORT: Duration = Duration::from_mins(1);
 
-/// The directories that the runtime's files come from; of two files with the
-/// same name the later one counts.
-fn sources(
-    assets: PathBuf,
-    criu_image: Option<&str>,
-    unpacked: &Path,
-) -> Result<Vec<PathBuf>, Error> {
-    let mut sources = vec![assets];
-    match criu_image.map(|reference| reference.split_once(':').unwrap_or((reference, ""))) {
-        None => {}
-        Some(("file", dir)) => sources.push(dir.into()),
-        Some(("oci", dir)) => {
-            oci::unpack(Path::new(dir), unpacked)?;
-            sources.push(unpacked.into());
-        }
+/// CRIU from a registry, once, if that is wanted.
+async fn pull(
+    node: &Node,
+    reference: &str,
+    wanted: bool,
+    dry_run: bool,
+    limit: Duration,
+) -> Result<Option<PathBuf>, Error> {
+    if !wanted {
         // Go's manifests name an image in a registry. Pulling it at every
-        // start made registries a part of the node (I6); CRIU comes with us.
-        Some(_) => {
-            let image = criu_image.unwrap_or_default();
-            print(&format!("note: CRIU comes from {}, not from {image}\n", sources[0].display()))?;
-        }
+        // start made registries a part of the node (I6).
+        print(&format!("note: CRIU comes with the installer, not from {reference}\n"))?;
+        return Ok(None);
     }
-    Ok(sources)
+    let store = node.host.resolve(&Path::new(state::DIR).join("criu"))?;
+    if let Some(kept) = criu_image::kept(reference, &store) {
+        return Ok(Some(kept));
+    }
+    if dry_run {
+        print(&format!("note: {reference} would be pulled\n"))?;
+        return Ok(None);
+    }
+    let socket = node.host.resolve(&node.facts.layout.socket)?;
+    let pulled = criu_image::pulled(reference, &socket, &store, limit).await?;
+    print(&format!("{reference}: pulled\n"))?;
+    Ok(Some(pulled))
 }
 
 fn default_host_root() -> PathBuf {

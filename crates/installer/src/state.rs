@@ -3,7 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{File, Metadata, OpenOptions, TryLockError},
+    fs::{self, File, Metadata, OpenOptions, TryLockError},
+    io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -80,10 +81,13 @@ impl State {
     /// # Errors
     /// When something of it is there and stays there.
     pub fn forget(host: &HostRoot) -> Result<(), Error> {
-        for name in host.list(Path::new(DIR))? {
-            host.remove(&Path::new(DIR).join(name))?;
+        let real = host.resolve(Path::new(DIR))?;
+        match fs::remove_dir_all(&real) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", DIR)(error));
+            }
+            _ => {}
         }
-        host.remove_empty_dir(Path::new(DIR));
         if let Some(parent) = Path::new(DIR).parent() {
             host.remove_empty_dir(parent);
         }
@@ -155,8 +159,6 @@ impl Lock {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]

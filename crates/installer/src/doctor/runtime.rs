@@ -4,13 +4,13 @@ use std::path::Path;
 
 use super::{Check, REINSTALL, fail, ok, unknown};
 use crate::{
-    apply::{self, Served},
     chain,
     config::wanted::SHIM,
     host::HostRoot,
     node::Node,
     on_host::{self, NotRun},
     plan::{Options, desired_config},
+    proof::{self, Served},
     state::State,
 };
 
@@ -42,7 +42,7 @@ pub async fn runtime(node: &mut Node, options: &Options) -> Vec<Check> {
         }
         Err(error) => fail("configuration", chain(error), "see docs/containerd.md"),
     });
-    checks.push(match apply::served(node).await {
+    checks.push(match proof::served(node).await {
         Ok(Served::Dead) => fail("handler", "the CRI plugin is not loaded", "see containerd's log"),
         Ok(Served::Handler(None)) => fail("handler", "not served", REINSTALL),
         Ok(Served::Handler(Some(served))) => {

@@ -4,12 +4,19 @@ use std::fs;
 
 use crate::bed::{
     can_run,
-    node::{Node, Outcome},
+    node::{Node, Outcome, wait_for},
     root,
 };
 
 const DIRS: [&str; 3] = ["/etc/containerd", "/etc/criu", "/var/lib/containerd/opt"];
 const CONFIG: &str = "/etc/containerd/config.toml";
+
+const CUSTOM: &str = "
+[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]
+runtime_type = \"io.containerd.runc.v2\"
+[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.custom]
+runtime_type = \"io.containerd.runc.v2\"
+";
 
 #[test]
 fn a_node_in_trouble_is_left_as_it_was() {
@@ -146,6 +153,50 @@ fn configuration_that_containerd_does_not_start_with(node: &Node) {
     assert_eq!(node.snapshot(&["/etc/containerd"]), before);
     assert!(node.handlers().is_some(), "it runs with the old one");
     restore();
+}
+
+#[test]
+fn what_the_daemon_loads_besides_the_handler_is_proven() {
+    // F-C3, F-C22: the files are right and judged so, but the daemon that comes
+    // up has lost something of the user's.
+    if !can_run("what_the_daemon_loads_besides_the_handler_is_proven") {
+        return;
+    }
+    for (suite, edit, why) in [
+        (
+            "trixie",
+            r#"s|^  \[plugins."io.containerd.grpc.v1.cri"\]|&\n    sandbox_image = "localhost/other:1"|"#,
+            r#"and is "localhost/other:1""#,
+        ),
+        ("trixie", "/runtimes.custom/,+1d", "it no longer serves the handler custom"),
+        ("sid", "/runtimes.custom/,+1d", "it no longer serves the handler custom"),
+        (
+            "sid",
+            r#"$a [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]\nSystemdCgroup = true"#,
+            "its cgroup driver was cgroupfs and is systemd",
+        ),
+    ] {
+        let node = Node::boot(&root::debian(suite), &[]);
+        let with_custom = node.read(CONFIG) + CUSTOM;
+        fs::write(node.path(CONFIG), &with_custom).unwrap();
+        node.run(&["systemctl", "restart", "containerd"]).ok();
+        wait_for("the custom handler", || node.handlers()?.remove("custom"));
+        let restore = replace_containerd(
+            &node,
+            &format!(
+                "case \"$*\" in *dump*) ;; *) sed '{edit}' {CONFIG} >/etc/other.toml; exec /usr/bin/containerd.real --config /etc/other.toml;; esac"
+            ),
+        );
+        let said = node.installer(&[]).refused();
+        assert!(said.contains("so it was taken back") && said.contains(why), "{said}");
+        assert_eq!(node.read(CONFIG), with_custom);
+        assert!(!node.handlers().unwrap().contains_key("zeropod"));
+        assert!(node.handlers().unwrap().contains_key("custom"));
+        restore();
+        node.installer(&[]).ok();
+        let handlers = node.handlers().unwrap();
+        assert!(handlers.contains_key("zeropod") && handlers.contains_key("custom"));
+    }
 }
 
 /// Makes containerd do something else when our handler is configured. Returns

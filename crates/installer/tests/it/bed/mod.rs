@@ -12,11 +12,18 @@ pub(crate) fn can_run(test: &str) -> bool {
         ["debootstrap", "systemd-nspawn", "unshare", "nsenter", "strace", "go"]
             .into_iter()
             .find(|tool| find(tool).is_none())
-            .map(|tool| format!("{tool} is not installed"))
     } else {
-        Some("needs root".to_owned())
+        return skip(test, "needs root");
     };
-    let Some(reason) = missing else { return true };
+    all_there(test, missing)
+}
+
+/// The same for a tool that only some tests need.
+pub(crate) fn all_there(test: &str, missing: Option<&str>) -> bool {
+    missing.is_none_or(|tool| skip(test, &format!("{tool} is not installed")))
+}
+
+fn skip(test: &str, reason: &str) -> bool {
     let strict = std::env::var("CI").is_ok_and(|ci| ci == "true")
         || std::env::var("ZEROPOD_REQUIRE_ALL").is_ok_and(|all| all == "1");
     assert!(!strict, "{test}: {reason}");
@@ -24,7 +31,7 @@ pub(crate) fn can_run(test: &str) -> bool {
     false
 }
 
-fn find(tool: &str) -> Option<std::path::PathBuf> {
+pub(crate) fn find(tool: &str) -> Option<std::path::PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         .map(|dir| dir.join(tool))
         .find(|path| path.is_file())

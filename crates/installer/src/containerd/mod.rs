@@ -4,6 +4,10 @@
 //! The messages are written out by hand, with the fields that are used; there
 //! are few of them.
 
+#[cfg(feature = "cli")]
+mod images;
+mod settings;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -24,6 +28,9 @@ use zeropod_shim_api::names::RUNTIME_CLASS;
 
 use crate::{Error, chain, version::ContainerdVersion};
 
+use settings::CriConfig;
+pub use settings::CriSettings;
+
 /// How long a single question may take. containerd answers in milliseconds
 /// unless it hangs.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -33,6 +40,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub struct Containerd {
     channel: Channel,
     socket: PathBuf,
+    /// How long a question may take.
+    limit: Duration,
 }
 
 /// A runtime handler as the CRI plugin has it loaded.
@@ -59,6 +68,14 @@ impl Containerd {
     /// # Errors
     /// When nobody listens.
     pub async fn connect(path: &Path) -> Result<Self, Error> {
+        Self::connect_for(path, DEADLINE).await
+    }
+
+    /// Connects to the socket for questions that take longer.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub async fn connect_for(path: &Path, limit: Duration) -> Result<Self, Error> {
         let fail = |reason: String| Error::Containerd {
             socket: path.to_path_buf(),
             what: "attention",
@@ -67,9 +84,9 @@ impl Containerd {
         let endpoint = Endpoint::from_shared(format!("unix://{}", path.display()))
             .map_err(|error| fail(error.to_string()))?
             .connect_timeout(DEADLINE)
-            .timeout(DEADLINE);
+            .timeout(limit);
         let channel = endpoint.connect().await.map_err(|error| fail(chain(&error)))?;
-        Ok(Self { channel, socket: path.to_path_buf() })
+        Ok(Self { channel, socket: path.to_path_buf(), limit })
     }
 
     /// The version of the daemon.
@@ -90,6 +107,31 @@ impl Containerd {
     /// # Errors
     /// When the daemon does not answer.
     pub async fn handlers(&self) -> Result<Option<HashMap<String, Handler>>, Error> {
+        Ok(self.cri_config().await?.map(|config| config.containerd.runtimes))
+    }
+
+    /// What the CRI plugin has loaded, as far as it tells; `None` if it is not
+    /// loaded itself.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub async fn settings(&self) -> Result<Option<CriSettings>, Error> {
+        const WHAT: &str = "cgroup driver";
+        let Some(config) = self.cri_config().await? else { return Ok(None) };
+        let mut settings = CriSettings::from(config);
+        match self.ask(WHAT, "/runtime.v1.RuntimeService/RuntimeConfig", Empty {}).await {
+            Ok(RuntimeConfigResponse { linux }) => {
+                // Zero, and so absent, is systemd.
+                settings.systemd_cgroup = Some(linux.unwrap_or_default().cgroup_driver == 0);
+            }
+            // 1.x has only the option of the runtime.
+            Err(status) if status.code() == Code::Unimplemented => {}
+            Err(status) => return Err(self.failed(WHAT, &status)),
+        }
+        Ok(Some(settings))
+    }
+
+    async fn cri_config(&self) -> Result<Option<CriConfig>, Error> {
         const WHAT: &str = "runtime handlers";
         let response: StatusResponse = match self
             .ask(WHAT, "/runtime.v1.RuntimeService/Status", StatusRequest { verbose: true })
@@ -100,13 +142,11 @@ impl Containerd {
             Err(status) => return Err(self.failed(WHAT, &status)),
         };
         let config = response.info.get("config").map_or("{}", String::as_str);
-        let config: CriConfig =
-            serde_json::from_str(config).map_err(|error| Error::Containerd {
-                socket: self.socket.clone(),
-                what: WHAT,
-                reason: format!("its configuration is not the expected JSON: {error}"),
-            })?;
-        Ok(Some(config.containerd.runtimes))
+        serde_json::from_str(config).map(Some).map_err(|error| Error::Containerd {
+            socket: self.socket.clone(),
+            what: WHAT,
+            reason: format!("its configuration is not the expected JSON: {error}"),
+        })
     }
 
     /// The pods that use our handler, as `namespace/name`.
@@ -147,9 +187,9 @@ impl Containerd {
             let path = PathAndQuery::from_static(method);
             Ok(grpc.unary(Request::new(query), path, codec).await?.into_inner())
         };
-        match tokio::time::timeout(DEADLINE, ask).await {
+        match tokio::time::timeout(self.limit, ask).await {
             Ok(answer) => answer,
-            Err(_) => Err(Status::deadline_exceeded(format!("no answer in {DEADLINE:?}"))),
+            Err(_) => Err(Status::deadline_exceeded(format!("no answer in {:?}", self.limit))),
         }
     }
 
@@ -212,14 +252,16 @@ struct PodSandboxMetadata {
     namespace: String,
 }
 
-#[derive(Default, Deserialize)]
-struct CriConfig {
-    #[serde(default)]
-    containerd: CriContainerd,
+/// `runtime.v1.RuntimeConfigResponse`.
+#[derive(Clone, PartialEq, Message)]
+struct RuntimeConfigResponse {
+    #[prost(message, optional, tag = "1")]
+    linux: Option<LinuxRuntimeConfiguration>,
 }
 
-#[derive(Default, Deserialize)]
-struct CriContainerd {
-    #[serde(default)]
-    runtimes: HashMap<String, Handler>,
+/// `runtime.v1.LinuxRuntimeConfiguration`.
+#[derive(Clone, PartialEq, Message)]
+struct LinuxRuntimeConfiguration {
+    #[prost(int32, tag = "1")]
+    cgroup_driver: i32,
 }
