@@ -26,6 +26,8 @@ use zeropod_redirector_abi::{EGRESS_PROGRAM, INGRESS_PROGRAM};
 /// is rewritten again.
 const REDIRECTED: [u16; 2] = [80, 81];
 const RUNNING: u16 = 82;
+/// Its own proxy: what it answers is rewritten to what it is.
+const ANSWERING: u16 = 84;
 const UNKNOWN: u16 = 83;
 const CLIENT: u16 = 40000;
 const RUNS: u32 = 200_000;
@@ -130,10 +132,12 @@ fn measure(redirector: &Redirector) -> Vec<u64> {
     udp[23] = 17;
     let mut arp = to(UNKNOWN).bytes();
     arp[12..14].copy_from_slice(&[8, 6]);
-    for port in [REDIRECTED[0], REDIRECTED[1], RUNNING] {
+    for port in [REDIRECTED[0], REDIRECTED[1], RUNNING, ANSWERING] {
         redirector.set("socket_tracker", port, 0_u64);
     }
-    for (port, proxy) in [(REDIRECTED[0], REDIRECTED[1]), (REDIRECTED[1], REDIRECTED[0])] {
+    for (port, proxy) in
+        [(REDIRECTED[0], REDIRECTED[1]), (REDIRECTED[1], REDIRECTED[0]), (ANSWERING, ANSWERING)]
+    {
         redirector.set("ingress_redirects", port, proxy);
         redirector.set("egress_redirects", port, proxy);
     }
@@ -150,7 +154,10 @@ fn measure(redirector: &Redirector) -> Vec<u64> {
         payload: payload.to_vec(),
         ..to(RUNNING).ports(CLIENT + 1, RUNNING)
     };
-    let answer = Tcp::syn((pod, REDIRECTED[0]), (client, CLIENT));
+    // The answer to a connection that was sent to the proxy.
+    let opening = to(ANSWERING).ports(CLIENT + 2, ANSWERING);
+    redirector.time(INGRESS_PROGRAM, &opening.bytes());
+    let answer = Tcp::syn((pod, ANSWERING), (client, CLIENT + 2));
     vec![
         redirector.time(INGRESS_PROGRAM, &udp),
         redirector.time(INGRESS_PROGRAM, &arp),

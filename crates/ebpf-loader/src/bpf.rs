@@ -74,6 +74,7 @@ impl MapInfo {
 pub(crate) fn kind_number(kind: MapKind) -> u32 {
     match kind {
         MapKind::Hash => 1,
+        MapKind::Array => 2,
         MapKind::LruHash => 9,
     }
 }

@@ -38,6 +38,7 @@ fn libbpf_loads_the_object_with_the_contracted_maps() {
     for map in MAPS {
         let shown = sh(&format!("bpftool map show pinned {bpffs}/maps/{}", map.name));
         let kind = match map.kind {
+            MapKind::Array => " array ",
             MapKind::Hash => " hash ",
             MapKind::LruHash => " lru_hash ",
         };

@@ -226,7 +226,23 @@ fn a_proxy_of_before_is_not_taken_for_the_one_of_now_b18() {
         let mut redirector = Redirector::scaled_down();
         redirector.map("egress_redirects").insert(PROXY + 1, APP, 0).unwrap();
         let answer = |port| Tcp::syn((request.destination, port), (request.source, CLIENT_PORT));
+        // To a client that is unknown, and to one that was sent to the proxy.
+        for is_known in [false, true] {
+            if is_known {
+                redirector.ingress(&request);
+            }
+            assert_eq!(redirector.egress(&answer(PROXY)), answer(APP).bytes());
+            assert_eq!(redirector.egress(&answer(PROXY + 1)), answer(PROXY + 1).bytes());
+        }
+        // When another proxy takes over, connections of the one before go on;
+        // others from its port are none of them.
+        redirector.map("ingress_redirects").insert(APP, PROXY + 1, 0).unwrap();
         assert_eq!(redirector.egress(&answer(PROXY)), answer(APP).bytes());
-        assert_eq!(redirector.egress(&answer(PROXY + 1)), answer(PROXY + 1).bytes());
+        let other = answer(PROXY).ports(PROXY, CLIENT_PORT + 1);
+        assert_eq!(redirector.egress(&other), other.bytes());
+        // The next connection from the same client port is the other's.
+        redirector.ingress(&request);
+        assert_eq!(redirector.egress(&answer(PROXY)), answer(PROXY).bytes());
+        assert_eq!(redirector.egress(&answer(PROXY + 1)), answer(APP).bytes());
     }
 }

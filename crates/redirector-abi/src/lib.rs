@@ -10,6 +10,8 @@
 /// Kind of a map, by the name of its kernel type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MapKind {
+    /// `BPF_MAP_TYPE_ARRAY` (2).
+    Array,
     /// `BPF_MAP_TYPE_HASH` (1).
     Hash,
     /// `BPF_MAP_TYPE_LRU_HASH` (9).
@@ -78,10 +80,11 @@ pub const MAPS: [MapGeometry; 7] = [
     KUBELET_ADDRS_V6,
 ];
 
-/// Client ports (u16) whose connections were sent to the proxy not long ago;
-/// the value (u8) means nothing. Of no interest to the shim: it spares the
-/// ingress program a look at the sockets for all other packets.
-pub const PROXIED_CLIENTS: MapGeometry = map("proxied_clients", MapKind::LruHash, (2, 1), 512);
+/// Connections that were sent to a proxy not long ago: the client's port in the
+/// high half of a word (u32), the proxy's in the low one, at the index (u32) of
+/// the client's port modulo the entries. Of no interest to the shim: it spares
+/// the programs a look at sockets and at other maps.
+pub const PROXIED_CLIENTS: MapGeometry = map("proxied_clients", MapKind::Array, (4, 4), 1024);
 
 /// Maps that only the programs use.
 pub const OWN_MAPS: [MapGeometry; 1] = [PROXIED_CLIENTS];

@@ -7,6 +7,8 @@
 
 #[cfg(target_arch = "bpf")]
 mod program;
+#[cfg(target_arch = "bpf")]
+mod task;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,15 +1,16 @@
 //! The connection that a segment is of.
-#![expect(unsafe_code, reason = "the kernel writes and reads the flow in place")]
-
-use core::mem::MaybeUninit;
+#![expect(unsafe_code, reason = "the kernel reads the flow in place")]
 
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, BPF_TCP_LISTEN, BPF_TCP_TIME_WAIT},
-    helpers::generated::{bpf_sk_release, bpf_skb_load_bytes, bpf_skc_lookup_tcp},
+    helpers::generated::{bpf_sk_release, bpf_skc_lookup_tcp},
     programs::TcContext,
 };
 use zeropod_redirector_abi::{Connection, mapped};
-use zeropod_redirector_ebpf::packet::{IPV4_SOURCE, IPV6_SOURCE, Segment};
+use zeropod_redirector_ebpf::{
+    InWords,
+    packet::{IPV4_SOURCE, IPV6_SOURCE, Packet, Segment},
+};
 
 use crate::maps::{KUBELET_ADDRS_V4, KUBELET_ADDRS_V6, KUBELET_CONNECTIONS};
 
@@ -78,8 +79,9 @@ impl Ip<16> for Ipv6 {
     }
 }
 
-/// Addresses and client port of a segment, laid out as `struct bpf_sock_tuple`.
+/// Addresses and ports of a segment, laid out as `struct bpf_sock_tuple`.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub(crate) struct Flow<const N: usize> {
     /// Source address.
     pub(crate) source: [u8; N],
@@ -102,37 +104,31 @@ pub(crate) enum Socket {
 
 impl<const N: usize> Flow<N> {
     #[inline(always)]
-    pub(crate) fn of(ctx: &TcContext, segment: &Segment, source_at: u32) -> Option<Self> {
-        let mut flow = MaybeUninit::<Self>::uninit();
-        let at = segment.ip_at + source_at;
-        // SAFETY: the kernel writes both addresses, which come first, or fails;
-        // then the ports are written.
-        unsafe {
-            let to = flow.as_mut_ptr();
-            if bpf_skb_load_bytes(ctx.skb.skb.cast(), at, to.cast(), 2 * N as u32) != 0 {
-                return None;
-            }
-            (&raw mut (*to).ports).write([segment.source.to_be(), segment.destination.to_be()]);
-            Some(flow.assume_init())
-        }
+    pub(crate) fn of<V: Ip<N>>(packet: &impl Packet, segment: &Segment) -> Option<Self> {
+        let at = segment.ip_at + V::SOURCE_AT;
+        Some(Self {
+            source: packet.bytes(at)?,
+            destination: packet.bytes(at + N as u32)?,
+            ports: [segment.source.to_be(), segment.destination.to_be()],
+        })
     }
 
     /// Whether it is a connection that the kubelet opened.
     #[inline(always)]
     pub(crate) fn is_kubelets<V: Ip<N>>(&self) -> bool {
-        let connection = Connection {
+        let connection = InWords(Connection {
             source: V::mapped(self.source),
             destination: V::mapped(self.destination),
             source_port: self.ports[0],
             destination_port: self.ports[1],
-        };
-        KUBELET_CONNECTIONS.get_ptr(&connection).is_some()
+        });
+        KUBELET_CONNECTIONS.get_ptr(&connection.0).is_some()
     }
 
     /// Looks for the socket of this connection on a port of the pod.
     #[inline(always)]
     pub(crate) fn socket(&self, ctx: &TcContext, port: u16) -> Socket {
-        let mut tuple = Self { ports: [self.ports[0], port.to_be()], ..*self };
+        let mut tuple = InWords(Self { ports: [self.ports[0], port.to_be()], ..*self });
         // SAFETY: the tuple is as large as stated; what is found is released.
         unsafe {
             let socket = bpf_skc_lookup_tcp(

@@ -11,6 +11,11 @@
 
 pub mod packet;
 
+/// A value on the stack, in words: the verifier wants every access to the stack
+/// to be aligned, and the compiler is told that none to a packet needs to be.
+#[repr(align(8))]
+pub struct InWords<T>(pub T);
+
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -12,6 +12,8 @@ mod maps;
 mod programs;
 #[cfg(target_arch = "bpf")]
 mod skb;
+#[cfg(target_arch = "bpf")]
+mod task;
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}

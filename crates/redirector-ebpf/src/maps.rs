@@ -3,7 +3,7 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{HashMap, LruHashMap},
+    btf_maps::{Array, HashMap, LruHashMap},
     macros::btf_map,
 };
 use zeropod_redirector_abi::{CommName, Connection, comm_name};
@@ -24,9 +24,13 @@ pub(crate) static DISABLE_REDIRECT: LruHashMap<u16, u8, 128> = LruHashMap::new()
 #[btf_map(name = "active_connections")]
 pub(crate) static ACTIVE_CONNECTIONS: LruHashMap<u16, u8, 512> = LruHashMap::new();
 
-/// Client ports of the connections that were sent to the proxy not long ago.
+/// Connections that were sent to a proxy not long ago: ports of client and
+/// proxy in one word, where the client's modulo the slots says.
 #[btf_map(name = "proxied_clients")]
-pub(crate) static PROXIED_CLIENTS: LruHashMap<u16, u8, 512> = LruHashMap::new();
+pub(crate) static PROXIED_CLIENTS: Array<u32, { PROXIED_CLIENTS_SLOTS as usize }> = Array::new();
+
+/// Slots of [`PROXIED_CLIENTS`].
+pub(crate) const PROXIED_CLIENTS_SLOTS: u32 = zeropod_redirector_abi::PROXIED_CLIENTS.max_entries;
 
 /// Last activity of an application port, in nanoseconds of `CLOCK_MONOTONIC`.
 #[btf_map(name = "socket_tracker")]

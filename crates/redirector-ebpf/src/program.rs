@@ -5,10 +5,12 @@ use aya_ebpf::{
     Global,
     bindings::{BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops},
     btf_maps::{HashMap, LruHashMap},
-    helpers::generated::{bpf_get_current_comm, bpf_get_current_task, bpf_probe_read_kernel},
     macros::btf_map,
 };
-use zeropod_redirector_abi::{Connection, NO_TASK_COMM, mapped};
+use zeropod_redirector_abi::{Connection, mapped};
+use zeropod_redirector_ebpf::InWords;
+
+use crate::task;
 
 /// Connections that the kubelet opened.
 #[btf_map(name = "kubelet_connections")]
@@ -45,24 +47,24 @@ extern "C" fn record_kubelet_connection(socket: *const bpf_sock_ops) -> i32 {
     // SAFETY: the kernel calls this with a context of this type.
     let socket = unsafe { &*socket };
     if socket.op == BPF_SOCK_OPS_TCP_CONNECT_CB
-        && let Some(connection) = connection(socket)
+        && let Some(InWords(connection)) = &connection(socket)
     {
-        if is_kubelet_current() {
+        if task::is_current(PROBE_BINARY_NAME.load(), TASK_COMM_OFFSET.load()) {
             // Cannot fail: a full LRU map makes room, and the other has it.
-            let _cannot_fail = KUBELET_CONNECTIONS.insert(&connection, 1, 0);
+            let _cannot_fail = KUBELET_CONNECTIONS.insert(connection, 1, 0);
             if KUBELET_WATCHED.get_ptr(0).is_none() {
                 let _cannot_fail = KUBELET_WATCHED.insert(0, 1, 0);
             }
         } else {
             // The kubelet may have had the same ports before.
-            let _was_not_there = KUBELET_CONNECTIONS.remove(&connection);
+            let _was_not_there = KUBELET_CONNECTIONS.remove(connection);
         }
     }
     NEXT
 }
 
 #[inline(always)]
-fn connection(socket: &bpf_sock_ops) -> Option<Connection> {
+fn connection(socket: &bpf_sock_ops) -> Option<InWords<Connection>> {
     let (source, destination) = match socket.family {
         AF_INET => {
             (mapped(socket.local_ip4.to_ne_bytes()), mapped(socket.remote_ip4.to_ne_bytes()))
@@ -70,14 +72,14 @@ fn connection(socket: &bpf_sock_ops) -> Option<Connection> {
         AF_INET6 => (ipv6(&socket.local_ip6), ipv6(&socket.remote_ip6)),
         _ => return None,
     };
-    Some(Connection {
+    Some(InWords(Connection {
         source,
         destination,
         // In host byte order, 16 bits.
         source_port: (socket.local_port as u16).to_be(),
         // In network byte order, 32 bits.
         destination_port: (u32::from_be(socket.remote_port) as u16).to_be(),
-    })
+    }))
 }
 
 /// Word by word, as the verifier wants the context to be read.
@@ -90,22 +92,4 @@ fn ipv6(words: &[u32; 4]) -> [u8; 16] {
         address[at * 4..][..4].copy_from_slice(&word.to_ne_bytes());
     }
     address
-}
-
-#[inline(always)]
-fn is_kubelet_current() -> bool {
-    let mut comm = [0_u64; 2];
-    let to = (&raw mut comm).cast();
-    // As in the redirector.
-    let failed = match TASK_COMM_OFFSET.load() {
-        NO_TASK_COMM => return false,
-        // SAFETY: the kernel writes 16 bytes, NUL padded.
-        0 => unsafe { bpf_get_current_comm(to, 16) },
-        // SAFETY: as above; it reads safely from wherever it is told to.
-        offset => unsafe {
-            let comm = bpf_get_current_task() + u64::from(offset);
-            bpf_probe_read_kernel(to, 16, comm as *const _)
-        },
-    };
-    failed == 0 && comm == PROBE_BINARY_NAME.load()
 }

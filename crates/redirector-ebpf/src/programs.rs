@@ -2,52 +2,48 @@
 #![expect(unsafe_code, reason = "entry points, and values that live in maps")]
 
 use aya_ebpf::{
-    bindings::TC_ACT_UNSPEC,
-    helpers::generated::{
-        bpf_get_current_comm, bpf_get_current_task, bpf_ktime_get_ns, bpf_probe_read_kernel,
-    },
-    macros::classifier,
+    bindings::TC_ACT_UNSPEC, helpers::generated::bpf_ktime_get_ns, macros::classifier,
     programs::TcContext,
 };
-use zeropod_redirector_abi::NO_TASK_COMM;
 use zeropod_redirector_ebpf::packet::{
-    self, IpVersion, Plain, Purpose, Segment, TCP_CHECKSUM, TCP_DESTINATION, TCP_SOURCE,
+    self, IpVersion, Packet, Plain, Purpose, Segment, TCP_CHECKSUM, TCP_DESTINATION, TCP_SOURCE,
 };
 
 use crate::{
     flow::{Flow, Ip, Ipv4, Ipv6, Socket},
     maps::{
         ACTIVE_CONNECTIONS, DISABLE_REDIRECT, EGRESS_REDIRECTS, INGRESS_REDIRECTS, KUBELET_WATCHED,
-        PROBE_BINARY_NAME, PROXIED_CLIENTS, SOCKET_TRACKER, TASK_COMM_OFFSET,
-        TRACKER_IGNORE_LOCALHOST,
+        PROBE_BINARY_NAME, PROXIED_CLIENTS, PROXIED_CLIENTS_SLOTS, SOCKET_TRACKER,
+        TASK_COMM_OFFSET, TRACKER_IGNORE_LOCALHOST,
     },
     skb::{Copied, Linear},
+    task,
 };
 
 /// Lets the programs of others run after ours: also `TCX_NEXT`.
 const NEXT: i32 = TC_ACT_UNSPEC;
 
-/// A tenth of the shortest time after which a container is scaled down, in
-/// nanoseconds.
+/// How exact the last activity needs to be, in nanoseconds: a container is
+/// scaled down seconds after it.
+const JUST_NOW: u64 = 1_000_000;
+/// The same for segments that only acknowledge, whose sockets would have to be
+/// looked for.
 const SHORTLY: u64 = 100_000_000;
 
 /// Packets towards the pod: notes activity, and sends connections of a port
 /// whose process is gone to the proxy.
 #[classifier]
 pub(crate) fn tc_redirect_ingress(ctx: TcContext) -> i32 {
-    let Some(segment) = segment(&ctx) else { return NEXT };
-    let registered = Registered {
-        // SAFETY: a pointer that the lookup gave.
-        proxy: INGRESS_REDIRECTS.get_ptr(segment.destination).map_or(0, |proxy| unsafe { *proxy }),
-        last_activity: SOCKET_TRACKER.get_ptr_mut(segment.destination),
-    };
-    // Before anything else: most ports are nobody's.
-    if registered.proxy == 0 && registered.last_activity.is_none() {
-        return NEXT;
-    }
-    match segment.ip {
-        IpVersion::V4 => to_registered_port::<Ipv4, 4>(&ctx, &segment, &registered),
-        IpVersion::V6 => to_registered_port::<Ipv6, 16>(&ctx, &segment, &registered),
+    let linear = Linear::of(&ctx);
+    match packet::plain(&linear) {
+        Plain::Tcp(segment) => ingress(&ctx, &linear, &segment),
+        Plain::Other => {}
+        Plain::Unclear => {
+            let copied = Copied(&ctx);
+            if let Some(segment) = packet::any(&copied) {
+                ingress(&ctx, &copied, &segment);
+            }
+        }
     }
     NEXT
 }
@@ -56,13 +52,22 @@ pub(crate) fn tc_redirect_ingress(ctx: TcContext) -> i32 {
 /// connected to.
 #[classifier]
 pub(crate) fn tc_redirect_egress(ctx: TcContext) -> i32 {
-    let Some(segment) = segment(&ctx) else { return NEXT };
+    let segment = match packet::plain(&Linear::of(&ctx)) {
+        Plain::Tcp(segment) => segment,
+        Plain::Other => return NEXT,
+        Plain::Unclear => match packet::any(&Copied(&ctx)) {
+            Some(segment) => segment,
+            None => return NEXT,
+        },
+    };
     let Some(application) = EGRESS_REDIRECTS.get_ptr(segment.source) else { return NEXT };
     // SAFETY: a pointer that the lookup gave.
     let application = unsafe { *application };
     // Entries of proxies that are gone stay. If the port has another proxy by
     // now, this is somebody else's packet.
-    if let Some(proxy) = INGRESS_REDIRECTS.get_ptr(application) {
+    if !was_proxied(segment.destination, segment.source)
+        && let Some(proxy) = INGRESS_REDIRECTS.get_ptr(application)
+    {
         // SAFETY: as above.
         if unsafe { *proxy } != segment.source {
             return NEXT;
@@ -73,48 +78,41 @@ pub(crate) fn tc_redirect_egress(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn segment(ctx: &TcContext) -> Option<Segment> {
-    match packet::plain(&Linear::of(ctx)) {
-        Plain::Tcp(segment) => Some(segment),
-        Plain::Other => None,
-        Plain::Unclear => packet::any(&Copied(ctx)),
+fn ingress(ctx: &TcContext, packet: &impl Packet, segment: &Segment) {
+    // Before anything else: most ports are nobody's. A shim tracks a port
+    // before it does anything else with it, in a map that throws nothing out.
+    let Some(last_activity) = SOCKET_TRACKER.get_ptr_mut(segment.destination) else { return };
+    match segment.ip {
+        IpVersion::V4 => to_tracked_port::<Ipv4, 4>(ctx, packet, segment, last_activity),
+        IpVersion::V6 => to_tracked_port::<Ipv6, 16>(ctx, packet, segment, last_activity),
     }
 }
 
-/// What is registered for a port.
-struct Registered {
-    /// Port of the proxy; 0 if there is none.
-    proxy: u16,
-    last_activity: Option<*mut u64>,
-}
-
 #[inline(always)]
-fn to_registered_port<V: Ip<N>, const N: usize>(
+fn to_tracked_port<V: Ip<N>, const N: usize>(
     ctx: &TcContext,
+    packet: &impl Packet,
     segment: &Segment,
-    registered: &Registered,
+    last_activity: *mut u64,
 ) {
-    let Some(flow) = Flow::<N>::of(ctx, segment, V::SOURCE_AT) else { return };
     let mut socket = Socket::Unknown;
     let mut to = segment.destination;
-    let proxy = registered.proxy;
-    if proxy != 0 {
+    if let Some(proxy) = INGRESS_REDIRECTS.get_ptr(to) {
+        // SAFETY: a pointer that the lookup gave.
+        let proxy = unsafe { *proxy };
         if DISABLE_REDIRECT.get_ptr(segment.destination).is_none()
             || ACTIVE_CONNECTIONS.get_ptr(segment.source).is_some()
         {
             to = proxy;
-            if matches!(segment.purpose(), Purpose::Open)
-                && PROXIED_CLIENTS.get_ptr(segment.source).is_none()
-            {
-                // Cannot fail: a full LRU map makes room.
-                let _cannot_fail = PROXIED_CLIENTS.insert(segment.source, 1, 0);
+            if matches!(segment.purpose(), Purpose::Open) {
+                remember_proxied(segment.source, proxy);
             }
-        } else if !matches!(segment.purpose(), Purpose::Open)
-            && PROXIED_CLIENTS.get_ptr(segment.source).is_some()
+        } else if !matches!(segment.purpose(), Purpose::Open) && was_proxied(segment.source, proxy)
         {
             // The process runs. A connection that the proxy still serves may
             // have lost its entry: late segments of one that was closed, or
             // another client with the same port was served before (B17).
+            let Some(flow) = Flow::of::<V>(packet, segment) else { return };
             socket = flow.socket(ctx, to);
             if matches!(socket, Socket::None) {
                 let at_proxy = flow.socket(ctx, proxy);
@@ -125,15 +123,42 @@ fn to_registered_port<V: Ip<N>, const N: usize>(
             }
         }
     }
-    if let Some(last_activity) = registered.last_activity {
-        note_activity::<V, N>(segment, &flow, last_activity, |flow| match socket {
-            Socket::Unknown => flow.socket(ctx, to),
-            known => known,
-        });
-    }
+    note_activity::<V, N>(packet, segment, last_activity, |flow| match socket {
+        Socket::Unknown => flow.socket(ctx, to),
+        known => known,
+    });
     if to != segment.destination {
         rewrite(ctx, segment, TCP_DESTINATION, segment.destination, to);
     }
+}
+
+/// Remembers that a connection from this client port was sent to this proxy.
+#[inline(always)]
+fn remember_proxied(client: u16, proxy: u16) {
+    if let Some(slot) = PROXIED_CLIENTS.get_ptr_mut(slot(client)) {
+        // SAFETY: a pointer that the lookup gave; aligned, so not torn.
+        unsafe { slot.write_volatile(proxied(client, proxy)) };
+    }
+}
+
+/// Whether a connection from this client port was sent to this proxy not long
+/// ago.
+#[inline(always)]
+fn was_proxied(client: u16, proxy: u16) -> bool {
+    PROXIED_CLIENTS
+        .get_ptr(slot(client))
+        // SAFETY: as above.
+        .is_some_and(|slot| unsafe { slot.read_volatile() } == proxied(client, proxy))
+}
+
+#[inline(always)]
+fn slot(client: u16) -> u32 {
+    u32::from(client) % PROXIED_CLIENTS_SLOTS
+}
+
+#[inline(always)]
+fn proxied(client: u16, proxy: u16) -> u32 {
+    u32::from(client) << 16 | u32::from(proxy)
 }
 
 /// Notes that the segment keeps the process awake, unless it does not. The
@@ -143,8 +168,8 @@ fn to_registered_port<V: Ip<N>, const N: usize>(
 /// as it is answered by a reset.
 #[inline(always)]
 fn note_activity<V: Ip<N>, const N: usize>(
+    packet: &impl Packet,
     segment: &Segment,
-    flow: &Flow<N>,
     last_activity: *mut u64,
     socket: impl Fn(&Flow<N>) -> Socket,
 ) {
@@ -152,21 +177,20 @@ fn note_activity<V: Ip<N>, const N: usize>(
     if matches!(purpose, Purpose::Reset) {
         return;
     }
-    if is_probe::<V, N>(flow) {
-        return;
-    }
-    if flow.source == V::LOCALHOST && ignores_localhost() {
-        return;
-    }
     // SAFETY: always possible.
     let now = unsafe { bpf_ktime_get_ns() };
-    if matches!(purpose, Purpose::Control) {
-        // SAFETY: a pointer that the lookup gave; aligned, so not torn.
-        let last = unsafe { last_activity.read_volatile() };
-        // Streams of acknowledgements do not pay for the look at the socket.
-        if now - last < SHORTLY || !matches!(socket(flow), Socket::Open) {
-            return;
-        }
+    // SAFETY: a pointer that the lookup gave; aligned, so not torn.
+    let since = now.wrapping_sub(unsafe { last_activity.read_volatile() });
+    // What comes in streams does not pay for a closer look each time.
+    if since < JUST_NOW || matches!(purpose, Purpose::Control) && since < SHORTLY {
+        return;
+    }
+    let Some(flow) = Flow::of::<V>(packet, segment) else { return };
+    if matches!(purpose, Purpose::Control) && !matches!(socket(&flow), Socket::Open) {
+        return;
+    }
+    if is_probe::<V, N>(&flow) || flow.source == V::LOCALHOST && ignores_localhost() {
+        return;
     }
     // SAFETY: as above; of two concurrent stores either will do.
     unsafe { last_activity.write_volatile(now) };
@@ -200,21 +224,7 @@ fn ignores_localhost() -> bool {
 /// luck: a fallback for as long as nobody told its address.
 #[inline(always)]
 fn is_kubelet_current() -> bool {
-    let mut comm = [0_u64; 2];
-    let to = (&raw mut comm).cast();
-    // The verifier knows the value, and does not look at the other ways: this
-    // kernel may not allow them.
-    let failed = match TASK_COMM_OFFSET.load() {
-        NO_TASK_COMM => return false,
-        // SAFETY: the kernel writes 16 bytes, NUL padded.
-        0 => unsafe { bpf_get_current_comm(to, 16) },
-        // SAFETY: as above; it reads safely from wherever it is told to.
-        offset => unsafe {
-            let comm = bpf_get_current_task() + u64::from(offset);
-            bpf_probe_read_kernel(to, 16, comm as *const _)
-        },
-    };
-    failed == 0 && comm == PROBE_BINARY_NAME.load()
+    task::is_current(PROBE_BINARY_NAME.load(), TASK_COMM_OFFSET.load())
 }
 
 /// Replaces a port and corrects the checksum, whatever state that is in: the

@@ -19,9 +19,16 @@ impl Linear {
     }
 }
 
+/// No header that is read at a fixed offset is behind this.
+const MAX_OFFSET: u32 = 0xff;
+
 impl Packet for Linear {
     #[inline(always)]
     fn bytes<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
+        // The verifier wants a bound that it can see.
+        if at > MAX_OFFSET {
+            return None;
+        }
         let start = self.data + at as usize;
         if start + N > self.end {
             return None;

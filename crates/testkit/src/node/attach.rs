@@ -83,6 +83,7 @@ fn check_pinned(pins: &Path, geometry: &MapGeometry) -> Result<(), Error> {
     let read = |source| Error::Map { action: "read", path: path.clone(), source: Box::new(source) };
     let map = MapInfo::from_pin(&path).map_err(read)?;
     let kind = match geometry.kind {
+        MapKind::Array => MapType::Array,
         MapKind::Hash => MapType::Hash,
         MapKind::LruHash => MapType::LruHash,
     };
