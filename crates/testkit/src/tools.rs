@@ -123,6 +123,25 @@ const KUBECTL: GoModule = GoModule {
     check: &["version", "--client"],
 };
 
+/// A program that renders charts as Helm does; its source says how to run it.
+///
+/// # Errors
+/// When there is no Go, or the module does not build.
+pub fn helm_template() -> Result<PathBuf, ToolError> {
+    Ok(HELM_TEMPLATE.program()?)
+}
+
+const HELM_TEMPLATE: GoModule = GoModule {
+    name: "helm-template",
+    sources: &[
+        ("go.mod", include_str!("../go/helm-template/go.mod")),
+        ("go.sum", include_str!("../go/helm-template/go.sum")),
+        ("main.go", include_str!("../go/helm-template/main.go")),
+    ],
+    package: ".",
+    check: &["-h"],
+};
+
 /// Path of `runc`.
 ///
 /// # Errors

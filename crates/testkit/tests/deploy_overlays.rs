@@ -217,6 +217,32 @@ fn each_distribution_gets_its_paths_and_arguments() {
     }
 }
 
+// M3, F-D2: in the place of the host's root, what the installer uses, at the
+// paths that it has on the host.
+#[tokio::test]
+async fn exact_mounts_are_what_the_installer_needs() {
+    if rendered("production").is_none() {
+        return;
+    }
+    for overlay in OVERLAYS {
+        let objects = customized(overlay, Some("exact-mounts"), &json!([]));
+        let spec = pod_spec(&objects);
+        let installer = &spec["initContainers"][0];
+        assert!(!each(&spec["volumes"], "name").contains(&"hostroot"), "{overlay}");
+        assert_eq!(installer["securityContext"]["readOnlyRootFilesystem"], true);
+        assert!(args(installer).contains(&"-host-root=/"));
+        for mount in installer["volumeMounts"].as_array().unwrap() {
+            let name = mount["name"].as_str().unwrap();
+            if name != "tls" {
+                assert_eq!(mount["mountPath"], path(&spec, name), "{overlay}");
+            }
+        }
+        if let Some(api) = real() {
+            dry_run_manifests(&api.client(), &objects).await.unwrap();
+        }
+    }
+}
+
 // I3: removal has the paths of the overlay that installed.
 #[test]
 fn every_distribution_can_be_uninstalled() {

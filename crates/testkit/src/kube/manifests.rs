@@ -1,6 +1,6 @@
 //! Manifests, given to a cluster as users do, and accounts to act as.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
@@ -13,6 +13,7 @@ use kube::{
     discovery::{Scope, pinned_kind},
     runtime::wait::{await_condition, conditions::is_crd_established},
 };
+use serde_json::Value;
 
 use super::{ApiError, Cluster, create_pod, io_error, pod};
 use crate::tools;
@@ -28,6 +29,24 @@ pub fn kustomize(dir: &Path) -> Result<String, ApiError> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(ApiError::Manifest(format!("{}: {said}", dir.display())));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Renders a chart with values for a cluster of a version, such as `v1.34.0`.
+///
+/// # Errors
+/// When the renderer cannot be built, or with what it said.
+pub fn helm_template(chart: &Path, version: &str, values: &Value) -> Result<String, ApiError> {
+    let helm = tools::helm_template().map_err(|error| ApiError::Manifest(error.to_string()))?;
+    let dir = tempfile::tempdir().map_err(io_error("make a directory for", chart))?;
+    let file = dir.path().join("values.yaml");
+    fs::write(&file, values.to_string()).map_err(io_error("write", &file))?;
+    let output = Command::new(helm).arg(version).args([chart, &file]).output();
+    let output = output.map_err(io_error("run helm-template", chart))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(ApiError::Manifest(format!("{}: {said}", chart.display())));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

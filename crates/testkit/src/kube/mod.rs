@@ -31,7 +31,8 @@ pub use self::{
     in_process::{Fault, InProcessApi, On, Request},
     kubelet::{act_on_resize, create_namespace, create_pod, delete_pod, run_pod},
     manifests::{
-        apply_manifests, dry_run_manifests, kustomize, parse_manifests, service_account_config,
+        apply_manifests, dry_run_manifests, helm_template, kustomize, parse_manifests,
+        service_account_config,
     },
     pods::{PodBuilder, pod},
     real::RealApi,
