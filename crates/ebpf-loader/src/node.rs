@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use futures_util::StreamExt as _;
 use inotify::{EventStream, Inotify, WatchMask};
 use nix::sys::{
+    stat::{major, minor},
     statfs::{BPF_FS_MAGIC, statfs},
     statvfs::FsFlags,
 };
@@ -19,7 +21,7 @@ use crate::{Degraded, Error, ManagedBy, bpf, sandbox_id::SandboxId};
 /// Makes the directory if it is missing, and looks whether pins can be made
 /// in it. Never mounts anything: a mount of ours would vanish with our pod,
 /// and hide the host's (F-D4).
-pub(crate) fn prepare(maps_dir: &Path) -> Result<(), (Degraded, Error)> {
+pub(crate) fn prepare(maps_dir: &Path, host_proc: &Path) -> Result<(), (Degraded, Error)> {
     let failed = |action| {
         move |source: io::Error| {
             let forbidden = [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem];
@@ -38,6 +40,11 @@ pub(crate) fn prepare(maps_dir: &Path) -> Result<(), (Degraded, Error)> {
         let source = io::Error::other("it is on no BPF file system");
         return Err((Degraded::BpffsMissing, Error::io("keep pins in", maps_dir)(source)));
     }
+    let device = fs::metadata(existing).map_err(failed("examine"))?.dev();
+    if !is_the_hosts(device, host_proc) {
+        let source = io::Error::other("its BPF file system is not one of the host's mounts");
+        return Err((Degraded::BpffsNotTheHosts, Error::io("keep pins in", maps_dir)(source)));
+    }
     if mount.flags().contains(FsFlags::ST_RDONLY) {
         return Err(failed("keep pins in")(io::ErrorKind::ReadOnlyFilesystem.into()));
     }
@@ -45,6 +52,26 @@ pub(crate) fn prepare(maps_dir: &Path) -> Result<(), (Degraded, Error)> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed("create")(error)),
         _ => Ok(()),
     }
+}
+
+/// Whether the host's first process has mounted the BPF file system that is
+/// this device. Where nobody may look at its mounts, it is believed to.
+fn is_the_hosts(device: u64, host_proc: &Path) -> bool {
+    match fs::read_to_string(host_proc.join("1/mountinfo")) {
+        Ok(mounts) => bpf_mounts(&mounts).any(|mount| mount == (major(device), minor(device))),
+        Err(_) => true,
+    }
+}
+
+/// Devices of the BPF file systems in a `/proc/<pid>/mountinfo`, whose lines
+/// are `36 35 98:0 /root /point options [fields] - type source options`.
+fn bpf_mounts(mounts: &str) -> impl Iterator<Item = (u64, u64)> {
+    mounts.lines().filter_map(|line| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let (major, minor) = mount.split(' ').nth(2)?.split_once(':')?;
+        let is_bpf = file_system.split(' ').next() == Some("bpf");
+        is_bpf.then_some((major.parse().ok()?, minor.parse().ok()?))
+    })
 }
 
 /// The sandboxes that have a directory: those that run, with who attaches
@@ -151,6 +178,17 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_bpf_file_systems_hold_pins() {
+        let mounts = "\
+            24 29 0:22 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw\n\
+            31 24 0:28 / /sys/fs/bpf rw,relatime shared:9 master:1 - bpf bpf rw,mode=700\n\
+            36 35 98:0 /a\\040b /mnt rw,noatime - ext3 /dev/root rw\n\
+            broken\n";
+        assert_eq!(bpf_mounts(mounts).collect::<Vec<_>>(), [(0, 28)]);
+        assert_eq!(bpf_mounts("").count(), 0);
+    }
 
     #[test]
     fn only_pids_are_sandboxes() {

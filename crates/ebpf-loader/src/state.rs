@@ -78,6 +78,10 @@ impl Mechanism {
 pub enum Degraded {
     /// The directory of the pins is on no BPF file system: wake-up is off.
     BpffsMissing,
+    /// The directory of the pins is on a BPF file system that is not the
+    /// host's, but one of this container: pins would vanish with it, and the
+    /// shims see others. Wake-up is off.
+    BpffsNotTheHosts,
     /// The BPF file system cannot be written: it is mounted read-only, or a
     /// security module forbids it (the default profile of container runtimes does). Wake-up
     /// is off.
@@ -99,6 +103,7 @@ impl Degraded {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BpffsMissing => "bpffs-missing",
+            Self::BpffsNotTheHosts => "bpffs-not-the-hosts",
             Self::BpffsNotWritable => "bpffs-not-writable",
             Self::MapsDirUnusable => "maps-dir-unusable",
             Self::KubeletNotWatched => "kubelet-not-watched",
@@ -110,6 +115,10 @@ impl Degraded {
         match self {
             Self::BpffsMissing => {
                 "the directory of the pins is on no BPF file system: wake-up is off"
+            }
+            Self::BpffsNotTheHosts => {
+                "the directory of the pins is on a BPF file system that the host has not mounted: \
+                 wake-up is off"
             }
             Self::BpffsNotWritable => {
                 "the BPF file system cannot be written, by its mount or a security module: wake-up \
@@ -133,7 +142,10 @@ impl Degraded {
     /// less precisely than it could be.
     pub const fn stops_wake_up(self) -> bool {
         match self {
-            Self::BpffsMissing | Self::BpffsNotWritable | Self::MapsDirUnusable => true,
+            Self::BpffsMissing
+            | Self::BpffsNotTheHosts
+            | Self::BpffsNotWritable
+            | Self::MapsDirUnusable => true,
             Self::KubeletNotWatched | Self::NoNotice => false,
         }
     }

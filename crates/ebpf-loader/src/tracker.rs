@@ -130,7 +130,7 @@ impl Tracker {
             degraded.insert(Degraded::KubeletNotWatched);
         }
         let Config { maps_dir, host_proc, .. } = &self.config;
-        let found = match node::prepare(maps_dir) {
+        let found = match node::prepare(maps_dir, host_proc) {
             Ok(()) => {
                 if self.watch.is_none() {
                     match Watch::new(maps_dir) {

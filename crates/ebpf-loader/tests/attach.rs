@@ -6,7 +6,7 @@ use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::fs::symlink,
-    process,
+    process::{self, Command},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::SystemTime,
@@ -205,17 +205,10 @@ fn a_sandbox_in_the_hosts_namespace_is_refused_f_e10() {
         return;
     }
     let node = Node::new();
-    // This process stands for the host's first, and for the sandbox.
-    let pid = process::id();
-    let host_proc = tempfile::tempdir().unwrap();
-    for process in ["1".to_owned(), pid.to_string()] {
-        symlink(format!("/proc/{pid}"), host_proc.path().join(process)).unwrap();
-    }
+    let mut process = Command::new("sleep").arg("infinity").spawn().unwrap();
+    let pid = process.id();
     fs::create_dir_all(node.maps_dir().join(pid.to_string())).unwrap();
-    let mut manager = Manager::run(Redirectors::new(Config {
-        host_proc: host_proc.path().to_owned(),
-        ..config(&node)
-    }));
+    let mut manager = Manager::start(&node);
     let state = manager.wait_for("a refusal", |state| {
         matches!(
             state.sandboxes.get(&pid).map(|sandbox| &sandbox.attachment),
@@ -227,6 +220,8 @@ fn a_sandbox_in_the_hosts_namespace_is_refused_f_e10() {
     };
     assert_eq!(*error, format!("sandbox {pid} is in the network namespace of the host"));
     manager.stop();
+    process.kill().unwrap();
+    process.wait().unwrap();
 }
 
 #[test]
@@ -299,6 +294,21 @@ fn without_a_bpf_file_system_the_state_says_so_r6_f_d3() {
     let mut manager = Manager::start(&node);
     let state = manager.wait_for("a degraded state", |state| !state.degraded.is_empty());
     assert_eq!(state.degraded.into_iter().collect::<Vec<_>>(), [Degraded::BpffsMissing]);
+    assert!(!node.maps_dir().exists());
+    manager.stop();
+}
+
+#[test]
+fn a_bpf_file_system_of_the_containers_own_is_not_used_f_d4() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    // The first process of this machine does not see it.
+    let node = Node::without_bpffs();
+    node.mount_bpffs();
+    let mut manager = Manager::start(&node);
+    let state = manager.wait_for("a degraded state", |state| !state.degraded.is_empty());
+    assert_eq!(state.degraded.into_iter().collect::<Vec<_>>(), [Degraded::BpffsNotTheHosts]);
     assert!(!node.maps_dir().exists());
     manager.stop();
 }

@@ -16,11 +16,10 @@ use common::{
     manager::{Manager, config},
     node::{Node, Sandbox},
     sh,
-    shim::{LINKS, activity, ask, attached_programs, programs, scale_down},
+    shim::{LINKS, activity, ask, attached_programs, map_ids, programs, scale_down},
     wait_until,
 };
 use zeropod_ebpf_loader::{Attachment, Config, ManagedBy, Mechanism, Redirectors, SandboxState};
-use zeropod_redirector_abi::MAPS;
 
 const BY_SHIM: SandboxState =
     SandboxState { managed_by: ManagedBy::Shim, attachment: Attachment::Attached(Mechanism::Tcx) };
@@ -53,11 +52,6 @@ fn wait_until_attached(manager: &mut Manager, sandbox: &Sandbox) {
 fn settle(sandbox: &Sandbox) {
     let long_ago = SystemTime::now() - Duration::from_mins(1);
     fs::File::open(&sandbox.pins).unwrap().set_modified(long_ago).unwrap();
-}
-
-fn map_ids(sandbox: &Sandbox) -> Vec<u32> {
-    let id = |map: &str| aya::maps::MapInfo::from_pin(sandbox.pins.join(map)).unwrap().id();
-    MAPS.iter().map(|map| id(map.name)).collect()
 }
 
 #[test]

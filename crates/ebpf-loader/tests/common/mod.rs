@@ -8,6 +8,8 @@ pub(crate) mod node;
 pub(crate) mod packet;
 pub(crate) mod redirector;
 pub(crate) mod shim;
+pub(crate) mod tap;
+pub(crate) mod wire;
 
 use std::{
     env, fs,

@@ -16,6 +16,7 @@ use aya::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
+    unistd::gettid,
 };
 
 use super::{sh, wait_until};
@@ -30,8 +31,18 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn new() -> Self {
         let node = Self::without_bpffs();
-        mount(Some("bpf"), node.dir.path(), Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+        node.mount_bpffs();
+        // The first process of this node is the calling thread: it has the
+        // node's mounts and network.
+        let first = format!("/proc/self/task/{}", gettid());
+        mount(Some(&*first), "/proc/1", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
         node
+    }
+
+    /// Where the first process has not mounted it, this is not the host's.
+    pub(crate) fn mount_bpffs(&self) {
+        let none = MsFlags::empty();
+        mount(Some("bpf"), self.dir.path(), Some("bpf"), none, None::<&str>).unwrap();
     }
 
     pub(crate) fn without_bpffs() -> Self {

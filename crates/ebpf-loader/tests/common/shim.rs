@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use zeropod_redirector_abi::MAPS;
+
 use super::node::Sandbox;
 
 pub(crate) const LINKS: [&str; 4] =
@@ -40,6 +42,12 @@ pub(crate) fn programs(sandbox: &Sandbox) -> Vec<u32> {
         aya::programs::links::FdLink::from(link).info().unwrap().program_id()
     };
     LINKS.into_iter().map(program).collect()
+}
+
+/// Ids of the maps that the shim knows.
+pub(crate) fn map_ids(sandbox: &Sandbox) -> Vec<u32> {
+    let id = |map: &str| aya::maps::MapInfo::from_pin(sandbox.pins.join(map)).unwrap().id();
+    MAPS.iter().map(|map| id(map.name)).collect()
 }
 
 /// Programs attached to the interfaces, whoever attached them.
