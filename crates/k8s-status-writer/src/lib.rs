@@ -24,9 +24,10 @@ mod wire;
 mod writer;
 
 pub use config::{Config, Features};
+pub use engine::Trouble;
 pub use given_back::GivenBack;
 pub use state::{Degraded, State};
-pub use writer::{Error, Handle, StatusWriter};
+pub use writer::{Error, HEARTBEAT, Handle, StatusWriter};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,6 +1,6 @@
 //! How the writer itself is doing, for readiness probes and for people.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
 use metrics::{describe_counter, describe_gauge};
 use tokio::sync::watch;
@@ -63,12 +63,22 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    pub(crate) fn new() -> Self {
-        let health = Self { state: watch::Sender::new(State::default()) };
-        for degraded in Degraded::ALL {
-            gauge(degraded, false);
+    /// Of a writer that starts: it knows no pods yet, which is nothing to warn
+    /// of until it lasts.
+    pub(crate) fn starting() -> Self {
+        let degraded = BTreeSet::from([Degraded::PodsNotSynced]);
+        for state in Degraded::ALL {
+            gauge(state, degraded.contains(&state));
         }
-        health
+        Self { state: watch::Sender::new(State { degraded }) }
+    }
+
+    /// Warns of a start that has lasted for so long.
+    pub(crate) fn start_lasts(&self, time: Duration) {
+        if self.state.borrow().degraded.contains(&Degraded::PodsNotSynced) {
+            let state = Degraded::PodsNotSynced.as_str();
+            tracing::warn!(state, ?time, "pod status writes are degraded");
+        }
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<State> {
@@ -85,7 +95,12 @@ impl Health {
     pub(crate) fn clear(&self, degraded: Degraded) {
         if self.state.send_if_modified(|state| state.degraded.remove(&degraded)) {
             gauge(degraded, false);
-            tracing::info!(state = degraded.as_str(), "pod status writes have recovered");
+            let state = degraded.as_str();
+            if degraded == Degraded::PodsNotSynced {
+                tracing::info!("the pods of the node are known");
+            } else {
+                tracing::info!(state, "pod status writes have recovered");
+            }
         }
     }
 }

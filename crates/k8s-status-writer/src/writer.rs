@@ -17,7 +17,7 @@ use kube::{
 use thiserror::Error;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Duration, sleep_until, timeout},
+    time::{Duration, interval, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use zeropod_shim_api::{
@@ -29,16 +29,20 @@ use crate::{
     answer::WriteError,
     api::Writer,
     config::Config,
-    engine::{Engine, Job, Next, PodChange},
+    engine::{Engine, Job, Next, PodChange, Trouble},
     given_back::GivenBack,
     pod::{Pod, Received},
     state::{Degraded, State},
 };
 
+/// Longest time between two [heartbeats](StatusWriter::heartbeat).
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Presets that may wait for the task.
 const HANDLE_QUEUE: usize = 64;
 /// Pods per page of a list: what a page holds is in memory at once.
 const PAGE_SIZE: u32 = 50;
+/// How long the list of the pods may take before it is worth a warning.
+const SYNC_WITHIN: Duration = Duration::from_secs(10);
 /// How long the writer may take to write what is left when it is told to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 
@@ -50,12 +54,14 @@ pub struct StatusWriter {
     engine: Engine,
     handle: Handle,
     presets: mpsc::Receiver<Presetting>,
+    heartbeat: watch::Sender<Instant>,
 }
 
 /// Talks to a running [`StatusWriter`].
 #[derive(Debug, Clone)]
 pub struct Handle {
     presets: mpsc::Sender<Presetting>,
+    troubles: Arc<watch::Sender<Vec<Trouble>>>,
 }
 
 /// Why a [`Handle`] could not be used.
@@ -73,6 +79,17 @@ struct Presetting {
 }
 
 impl Handle {
+    /// Says everything that is wrong with pods of this node now. Each trouble
+    /// becomes one Warning Event on its pod, also when it is said again, and
+    /// one pod has no more Events than the usual rate allows.
+    pub fn set_troubles(&self, troubles: Vec<Trouble>) {
+        self.troubles.send_if_modified(|before| {
+            let changed = *before != troubles;
+            *before = troubles;
+            changed
+        });
+    }
+
     /// Labels and scales down the migrated containers of a pod that has
     /// claimed an offline migration, before they start scaled down; other
     /// containers of the pod are left alone (K7). Returns once the writer
@@ -99,12 +116,20 @@ impl StatusWriter {
     pub fn new(client: Client, config: Config) -> Self {
         let (sender, presets) = mpsc::channel(HANDLE_QUEUE);
         let engine = Engine::new(config.clone(), Instant::now());
-        Self { client, config, engine, handle: Handle { presets: sender }, presets }
+        let heartbeat = watch::Sender::new(Instant::now());
+        let handle = Handle { presets: sender, troubles: Arc::new(watch::Sender::default()) };
+        Self { client, config, engine, handle, presets, heartbeat }
     }
 
     /// How the writer is doing, now and from now on.
     pub fn state(&self) -> watch::Receiver<State> {
         self.engine.health().subscribe()
+    }
+
+    /// When the writer last turned: no longer than [`HEARTBEAT`] ago, unless it
+    /// is stuck or does not run.
+    pub fn heartbeat(&self) -> watch::Receiver<Instant> {
+        self.heartbeat.subscribe()
     }
 
     /// What the pods request less for their scaled-down containers, now and
@@ -121,11 +146,15 @@ impl StatusWriter {
     /// Works until it is shut down or the updates end. What is left to write
     /// then gets two seconds.
     pub async fn run(self, updates: impl Stream<Item = Update>, shutdown: CancellationToken) {
-        let Self { client, config, mut engine, handle: _handle, mut presets } = self;
+        let Self { client, config, mut engine, handle, mut presets, heartbeat } = self;
+        let mut troubles = handle.troubles.subscribe();
+        troubles.mark_changed();
         let mut updates = pin!(updates.fuse());
         let mut pods = pin!(watch_pods(&client, &config.node_name));
         let writer = Arc::new(Writer::new(client, config.request_timeout));
         let mut running = FuturesUnordered::new();
+        let mut beats = interval(HEARTBEAT);
+        let (mut start, mut starting) = (pin!(sleep(SYNC_WITHIN)), true);
         loop {
             let wake = start_writes(&mut engine, &writer, &mut running);
             tokio::select! {
@@ -133,6 +162,7 @@ impl StatusWriter {
                 // which must never have to wait for the API server.
                 biased;
                 () = shutdown.cancelled() => break,
+                _ = beats.tick() => drop(heartbeat.send_replace(Instant::now())),
                 Some((job, result)) = running.next() => {
                     engine.on_done(*job, result, Instant::now());
                 }
@@ -151,6 +181,14 @@ impl StatusWriter {
                 },
                 Some(Presetting { pod, containers }) = presets.recv() => {
                     engine.preset(&pod, containers, Instant::now());
+                }
+                Ok(()) = troubles.changed() => {
+                    let now = troubles.borrow_and_update().clone();
+                    engine.on_troubles(now, Instant::now());
+                }
+                () = &mut start, if starting => {
+                    starting = false;
+                    engine.health().start_lasts(SYNC_WITHIN);
                 }
                 () = until(wake) => {}
             }

@@ -15,14 +15,14 @@ use futures_util::StreamExt;
 use inotify::{EventMask, EventStream, Inotify, WatchMask};
 use tokio::{
     task::{self, JoinError, JoinSet},
-    time::sleep,
+    time::{Instant, MissedTickBehavior, interval, interval_at, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use zeropod_shim_api::id::ShimId;
 
 use crate::{
-    Error,
+    Error, HEARTBEAT,
     hub::Hub,
     supervise::{chain, supervise},
 };
@@ -41,6 +41,7 @@ pub(crate) async fn follow(hub: Arc<Hub>) {
         };
         warn!(error = &error as &dyn std::error::Error, "shims are not being followed");
         shims.hub.health.send_modify(|health| health.directory = Some(chain(&error)));
+        shims.hub.beat();
         sleep(RETRY).await;
     }
 }
@@ -65,6 +66,10 @@ impl Shims {
         let (mut events, watched) = watch(&dir)?;
         self.list(&dir)?;
         self.hub.health.send_if_modified(|health| health.directory.take().is_some());
+        let mut beats = interval(HEARTBEAT);
+        let often = self.hub.config.resync_interval;
+        let mut lists = interval_at(Instant::now() + often, often);
+        lists.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 event = events.next() => {
@@ -85,7 +90,8 @@ impl Shims {
                     }
                 }
                 Some(ended) = self.tasks.join_next_with_id() => self.end(&dir, ended),
-                () = sleep(self.hub.config.resync_interval) => self.list(&dir)?,
+                _ = beats.tick() => self.hub.beat(),
+                _ = lists.tick() => self.list(&dir)?,
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{Stream, stream};
@@ -89,6 +89,8 @@ type Observer = Box<dyn Fn(&Update) + Send + Sync>;
 pub(crate) struct Hub {
     pub(crate) config: Config,
     pub(crate) health: watch::Sender<Health>,
+    /// When the client last turned.
+    pub(crate) heartbeat: watch::Sender<Instant>,
     /// Some subscriber takes nothing, so that nobody waits for it.
     stalled: AtomicBool,
     inner: Mutex<Inner>,
@@ -111,6 +113,7 @@ impl Hub {
         Self {
             config,
             health: watch::Sender::new(Health::default()),
+            heartbeat: watch::Sender::new(Instant::now()),
             stalled: AtomicBool::new(false),
             inner: Mutex::new(inner),
         }
@@ -177,6 +180,12 @@ impl Hub {
             health.shims.remove(shim);
             telemetry::connections(health);
         });
+    }
+
+    /// Shows that the client turns. It does not while anyone keeps the table.
+    pub(crate) fn beat(&self) {
+        drop(self.lock());
+        self.heartbeat.send_replace(Instant::now());
     }
 
     /// Waits while some subscriber is about to lose changes, for a moment:

@@ -17,7 +17,11 @@ mod supervise;
 mod table;
 mod telemetry;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use thiserror::Error;
 use tokio::sync::watch;
@@ -32,6 +36,9 @@ pub use self::{
     hub::Subscription,
     telemetry::describe_metrics,
 };
+
+/// Longest time between two [heartbeats](ShimEvents::heartbeat).
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Where the shims are and how patient to be with them.
 #[derive(Debug, Clone)]
@@ -107,6 +114,12 @@ impl ShimEvents {
     /// The state of every connection.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.hub.health.subscribe()
+    }
+
+    /// When the client last turned: no longer than [`HEARTBEAT`] ago, unless it
+    /// is stuck or does not run.
+    pub fn heartbeat(&self) -> watch::Receiver<Instant> {
+        self.hub.heartbeat.subscribe()
     }
 
     /// Follows the shims until `shutdown`. Whatever fails meanwhile is tried

@@ -10,19 +10,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
+
 /// Knows the futures that have to run until shutdown, and which of them are
 /// stuck or gone. Clones share it.
 ///
 /// A future is stuck when one poll of it takes longer than `limit`: it then
-/// blocks in a system call or a lock, or spins, and holds up its thread. One
-/// that waits is fine, however long it waits.
+/// blocks in a system call or a lock, or spins, and holds up its thread. A loop
+/// that waits for something that never comes is seen by its heartbeat, if it
+/// has one.
 #[derive(Debug, Clone)]
 pub struct Liveness {
     limit: Duration,
     /// Of which the loops' times are counted.
     epoch: Instant,
     loops: Arc<Mutex<Vec<Arc<Loop>>>>,
+    hearts: Arc<Mutex<Vec<Heart>>>,
 }
+
+/// Name of a loop, and when it turned last.
+type Heart = (&'static str, watch::Receiver<Instant>);
 
 #[derive(Debug)]
 struct Loop {
@@ -38,7 +45,7 @@ const ENDED: u64 = u64::MAX - 1;
 impl Liveness {
     /// Knows no loops yet.
     pub fn new(limit: Duration) -> Self {
-        Self { limit, epoch: Instant::now(), loops: Arc::default() }
+        Self { limit, epoch: Instant::now(), loops: Arc::default(), hearts: Arc::default() }
     }
 
     /// Watches a future that has to run until shutdown.
@@ -65,10 +72,20 @@ impl Liveness {
         }
     }
 
+    /// Watches a loop that tells when it turned last, more often than `limit`.
+    pub fn listen(&self, name: &'static str, heart: watch::Receiver<Instant>) {
+        self.hearts.lock().unwrap_or_else(PoisonError::into_inner).push((name, heart));
+    }
+
     /// What is wrong, one line a loop; empty when all is well.
     pub fn stuck(&self) -> Vec<String> {
         let now = millis(self.epoch.elapsed());
         let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        let hearts = self.hearts.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = hearts.iter().filter_map(|(name, heart)| {
+            let since = heart.borrow().elapsed();
+            (since > self.limit).then(|| format!("{name} has not turned for {} s", since.as_secs()))
+        });
         loops
             .iter()
             .filter_map(|watched| match watched.state.load(Ordering::Relaxed) {
@@ -80,6 +97,7 @@ impl Liveness {
                         .then(|| format!("{} is stuck for {} s", watched.name, stuck.as_secs()))
                 }
             })
+            .chain(silent)
             .collect()
     }
 }

@@ -237,6 +237,45 @@ async fn a_loop_that_waits_is_alive() {
     assert_eq!(liveness.stuck(), ["waits ended"]);
 }
 
+/// A loop that waits for ever holds up no thread: its heartbeat tells.
+#[tokio::test]
+async fn a_loop_that_no_longer_turns_is_stuck() {
+    let liveness = Liveness::new(Duration::from_secs(1));
+    let (beat, heart) = tokio::sync::watch::channel(std::time::Instant::now());
+    liveness.listen("shim events", heart);
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let turns = tokio::spawn(liveness.watch("turns", async move {
+        // Until it waits for somebody who never answers.
+        tokio::select! {
+            () = async {
+                loop {
+                    beat.send_replace(std::time::Instant::now());
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            } => (),
+            _ = stopped => (),
+        }
+        std::future::pending::<()>().await;
+        drop(beat);
+    }));
+    let node = Node::new();
+    let router = public(Public {
+        liveness,
+        board: node.board.clone(),
+        metrics: Arc::new(|_| "".into_response()),
+        probed: Arc::new(|_, _| ()),
+    });
+    let server = Running::start(common::ANY, Limits::default(), |_| router).await;
+    let answers = async |status: &str| get(server.addr, "/healthz").await.starts_with(status);
+    eventually("it to turn", async || answers("HTTP/1.1 200 ").await).await;
+    stop.send(()).unwrap();
+    eventually("its silence to be noticed", async || answers("HTTP/1.1 503 ").await).await;
+    let stuck = body(&get(server.addr, "/healthz").await);
+    assert!(stuck["stuck"][0].as_str().unwrap().starts_with("shim events has not turned for "));
+    turns.abort();
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn the_status_command_prints_table_wide_and_json() {
     let node = Node::new();

@@ -118,6 +118,7 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
     let redirectors = attach_mechanism.into_iter().fold(redirectors, Redirectors::only);
     let learner = learner(&redirectors);
     parts.show("redirectors", redirectors.state(), status::redirectors);
+    let sandboxes = redirectors.state();
     parts.start("redirectors", redirectors.run(shutdown.clone()));
 
     let shims = ShimEvents::new(zeropod_shim_event_client::Config::default());
@@ -128,26 +129,17 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
         rows.apply(update);
     });
     parts.show("shims", shims.health(), status::shims);
+    liveness.listen("shim events", shims.heartbeat());
     let features = Features { labels: status_labels, events: status_events, in_place_scaling };
     if features != Features::default() {
-        // One provider for the whole process; a second one would make rustls
-        // panic at its first connection.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let node_name = env::var("NODE_NAME").map_err(|_| RunError::Environment("NODE_NAME"))?;
-        let client = kubernetes::client(kubeconfig.as_deref()).await?;
-        let writer = StatusWriter::new(
-            client,
-            zeropod_k8s_status_writer::Config {
-                reporting_instance: env::var("HOSTNAME").unwrap_or_default(),
-                features,
-                log_excerpt: event_log_excerpt,
-                ..zeropod_k8s_status_writer::Config::new(node_name)
-            },
-        );
+        let writer = status_writer(features, event_log_excerpt, kubeconfig.as_deref()).await?;
         parts.show("writer", writer.state(), status::writer);
+        liveness.listen("status writer", writer.heartbeat());
         let given_back = writer.given_back();
         let shown = status::show_given_back(board.clone(), given_back, shutdown.clone());
         parts.start("board", shown);
+        let told = status::tell_pods(sandboxes, writer.handle(), shutdown.clone());
+        parts.start("sandbox events", told);
         parts.start("status writer", writer.run(shims.subscribe().into_stream(), shutdown.clone()));
     }
     let stop = shutdown.clone();
@@ -168,6 +160,25 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
         Err(error) => warn!(error = &error as &dyn Error, "The log level cannot be changed"),
     }
     parts.finish().await
+}
+
+async fn status_writer(
+    features: Features,
+    log_excerpt: bool,
+    kubeconfig: Option<&Path>,
+) -> Result<StatusWriter, RunError> {
+    // One provider for the whole process; a second one would make rustls panic
+    // at its first connection.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let node_name = env::var("NODE_NAME").map_err(|_| RunError::Environment("NODE_NAME"))?;
+    let client = kubernetes::client(kubeconfig).await?;
+    let config = zeropod_k8s_status_writer::Config {
+        reporting_instance: env::var("HOSTNAME").unwrap_or_default(),
+        features,
+        log_excerpt,
+        ..zeropod_k8s_status_writer::Config::new(node_name)
+    };
+    Ok(StatusWriter::new(client, config))
 }
 
 /// Everything that runs until shutdown.

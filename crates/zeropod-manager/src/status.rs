@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zeropod_ebpf_loader::{Attachment, State as Redirectors};
-use zeropod_k8s_status_writer::{Degraded as Writing, GivenBack, State as Writer};
+use zeropod_k8s_status_writer::{Degraded as Writing, GivenBack, Handle, State as Writer, Trouble};
 use zeropod_metrics_aggregator::Aggregator;
 use zeropod_shim_api::id::ContainerRef;
 use zeropod_shim_event_client::Health;
@@ -76,6 +76,35 @@ pub(crate) async fn show_given_back(
             None => return,
         }
     }
+}
+
+/// Tells pods whose sandbox has no redirector, until `shutdown`.
+pub(crate) async fn tell_pods(
+    mut state: watch::Receiver<Redirectors>,
+    writer: Handle,
+    shutdown: CancellationToken,
+) {
+    loop {
+        writer.set_troubles(troubles(&state.borrow_and_update()));
+        match shutdown.run_until_cancelled(state.changed()).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) => return shutdown.cancelled().await,
+            None => return,
+        }
+    }
+}
+
+fn troubles(state: &Redirectors) -> Vec<Trouble> {
+    let failed = state.sandboxes.values().filter_map(|sandbox| match &sandbox.attachment {
+        Attachment::Failed { error, attempts: _, since, pod_uid: Some(uid) } => Some(Trouble {
+            pod_uid: uid.as_str().into(),
+            reason: "Redirector not attached",
+            message: format!("Connections do not wake the containers of this pod up: {error}"),
+            since: *since,
+        }),
+        _ => None,
+    });
+    failed.collect()
 }
 
 /// Without its directory no shim is found: the node is then of no use.
@@ -171,6 +200,25 @@ mod tests {
 
         let state = Writer { degraded: [Writing::Forbidden].into() };
         assert_eq!(names(&writer(&state)), [("forbidden", false)]);
+    }
+
+    #[test]
+    fn only_sandboxes_of_known_pods_are_told() {
+        let failed = |pod_uid: Option<&str>| Attachment::Failed {
+            error: "no eth0".into(),
+            attempts: 3,
+            since: SystemTime::UNIX_EPOCH,
+            pod_uid: pod_uid.map(Into::into),
+        };
+        let sandboxes = [failed(None), failed(Some("u1")), Attachment::Pending].into_iter();
+        let sandbox = |attachment| SandboxState { managed_by: ManagedBy::Manager, attachment };
+        let state = Redirectors {
+            sandboxes: (1..).zip(sandboxes.map(sandbox)).collect(),
+            ..Redirectors::default()
+        };
+        let [trouble] = &*troubles(&state) else { panic!("{state:?}") };
+        assert_eq!((&*trouble.pod_uid, trouble.since), ("u1", SystemTime::UNIX_EPOCH));
+        assert!(trouble.message.ends_with(": no eth0"));
     }
 
     #[tokio::test]

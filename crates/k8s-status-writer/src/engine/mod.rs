@@ -16,6 +16,7 @@ mod steps;
 mod table;
 mod timers;
 mod told;
+mod trouble;
 mod work;
 
 #[cfg(test)]
@@ -44,6 +45,8 @@ use slots::Slots;
 use table::Table;
 use timers::Timers;
 use told::dropped;
+pub use trouble::Trouble;
+use trouble::Troubles;
 use work::{Kind, Preset, Work};
 
 /// Longest time for which a preset holds without its containers appearing.
@@ -69,6 +72,7 @@ pub(crate) struct Engine {
     normal: VecDeque<PodRef>,
     timers: Timers,
     reports: Reports,
+    troubles: Troubles,
     bucket: Bucket,
     slots: Slots,
     outage: Option<Outage>,
@@ -117,8 +121,7 @@ pub(crate) enum PodChange {
 impl Engine {
     pub(crate) fn new(config: Config, now: Instant) -> Self {
         state::describe();
-        let health = Health::new();
-        health.set(Degraded::PodsNotSynced, "starting");
+        let health = Health::starting();
         for pending in Pending::ALL {
             metrics::gauge!(state::PENDING, "reason" => pending.as_str()).set(0);
         }
@@ -127,6 +130,7 @@ impl Engine {
             reporter: Reporter::new(&config.reporting_instance, &config.node_name),
             bucket: Bucket::new(config.requests_per_second, now),
             reports: Reports::new(config.identity_wait),
+            troubles: Troubles::new(),
             config,
             health,
             given_back: Ledger::new(),
@@ -325,6 +329,7 @@ impl Engine {
         self.given_back.note(pod_ref, Some(&pod));
         self.pods.insert(pod_ref.clone(), pod);
         self.consider(pod_ref, now);
+        self.tell_trouble(pod_ref, now);
         self.look_at_reports(pod_ref, now);
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::Value;
@@ -48,6 +48,8 @@ pub(super) struct Work {
     pub(super) pending: Option<Pending>,
     /// Tries of a restore that the kubelet has found infeasible.
     pub(super) retry: Option<Retry>,
+    /// Reason and start of the trouble that was told last.
+    pub(super) troubled: Option<(&'static str, SystemTime)>,
 }
 
 /// Names of the containers that are preset, and until when at most.

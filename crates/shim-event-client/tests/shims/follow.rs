@@ -14,6 +14,23 @@ use zeropod_testkit::node::shim::Service;
 
 const TOOK: Duration = Duration::from_millis(250);
 
+/// Its heartbeat shows that the client turns.
+#[tokio::test]
+async fn the_client_shows_that_it_turns() {
+    let dir = tempfile::tempdir().unwrap();
+    let events = ShimEvents::new(Config { socket_dir: dir.path().into(), ..Config::default() });
+    let mut heart = events.heartbeat();
+    assert!(!heart.has_changed().unwrap(), "it does not run yet");
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn({
+        let (events, shutdown) = (events.clone(), shutdown.clone());
+        async move { events.run(shutdown).await }
+    });
+    heart.changed().await.unwrap();
+    shutdown.cancel();
+    running.await.unwrap();
+}
+
 /// S2: the state is known before the first event. X2: a stopped container
 /// that its shim still lists does not come back.
 #[tokio::test]

@@ -6,6 +6,7 @@ mod given_back;
 mod identity;
 mod lifetime;
 mod retries;
+mod troubles;
 
 use std::collections::BTreeMap;
 
