@@ -1,0 +1,121 @@
+//! The shim of zeropod 0.12 itself, which attaches its own programs, and what
+//! becomes of them.
+
+mod common;
+
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    process::Command,
+};
+
+use common::{
+    can_run,
+    manager::{Manager, config},
+    node::{Node, Sandbox},
+    packet::{ACK, Tcp},
+    sh,
+    shim::{activity, ask, attached_programs, map_ids, programs, scale_down},
+    skip,
+    wire::send,
+};
+use zeropod_ebpf_loader::{Attachment, ManagedBy, Mechanism, Redirectors, SandboxState};
+use zeropod_testkit::tools;
+
+/// What a shim does for each container: its helper makes and pins what is not
+/// there.
+fn attach_as_the_shim_does(shim: &Path, sandbox: &Sandbox) {
+    let pid = sandbox.pid().to_string();
+    let helper = Command::new(shim).args(["-zeropod-attach-activator", &pid]).output().unwrap();
+    assert!(helper.status.success(), "{helper:?}");
+}
+
+#[test]
+fn the_original_programs_are_replaced_behind_their_links_f_e7() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let shim = match tools::zeropod_shim() {
+        Ok(shim) => shim,
+        Err(error) => return skip(&format!("the shim of zeropod 0.12: {error:?}")),
+    };
+    let node = Node::new();
+    // It knows no other place.
+    sh(&format!("mount --bind {} /sys/fs/bpf", node.maps_dir().parent().unwrap().display()));
+    let sandbox = node.sandbox();
+    attach_as_the_shim_does(&shim, &sandbox);
+    let (originals, maps) = (programs(&sandbox), map_ids(&sandbox));
+    let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+    let proxy = sandbox.serve(any, "proxy");
+    scale_down(&sandbox, 80, proxy);
+    for address in [sandbox.ipv4(), sandbox.ipv6()] {
+        assert_eq!(ask(address, 80).unwrap(), "proxy");
+    }
+
+    let by_shim = SandboxState {
+        managed_by: ManagedBy::Shim,
+        attachment: Attachment::Attached(Mechanism::Tcx),
+    };
+    let pid = sandbox.pid();
+    let attached = |manager: &mut Manager| {
+        manager.wait_for("the sandbox", |state| state.sandboxes.get(&pid) == Some(&by_shim));
+    };
+    // If that is wanted, they stay.
+    let mut manager = Manager::run(Redirectors::new(config(&node)).replace_shim_programs(false));
+    attached(&mut manager);
+    assert_eq!(programs(&sandbox), originals);
+    manager.stop();
+
+    let mut manager = Manager::start(&node);
+    attached(&mut manager);
+    let ours = programs(&sandbox);
+    assert!(originals.iter().zip(&ours).all(|(original, ours)| original != ours));
+    assert_eq!(map_ids(&sandbox), maps, "the shim has them open");
+    assert_eq!(attached_programs(&sandbox), 4);
+    for address in [sandbox.ipv4(), sandbox.ipv6()] {
+        assert_eq!(ask(address, 80).unwrap(), "proxy");
+    }
+    manager.stop();
+    // The next container of the sandbox: the shim takes what is pinned.
+    attach_as_the_shim_does(&shim, &sandbox);
+    assert_eq!((programs(&sandbox), map_ids(&sandbox)), (ours, maps));
+    assert_eq!(ask(sandbox.ipv4(), 80).unwrap(), "proxy");
+}
+
+/// Late FINs of a connection that the proxy served count as activity with the
+/// original, and a container is scaled down late.
+#[test]
+fn what_the_original_counts_as_activity_and_ours_does_not() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let shim = match tools::zeropod_shim() {
+        Ok(shim) => shim,
+        Err(error) => return skip(&format!("the shim of zeropod 0.12: {error:?}")),
+    };
+    let node = Node::new();
+    sh(&format!("mount --bind {} /sys/fs/bpf", node.maps_dir().parent().unwrap().display()));
+    let sandbox = node.sandbox();
+    attach_as_the_shim_does(&shim, &sandbox);
+    // Nobody listens there, and nobody knows the connection.
+    let counts = || {
+        sandbox.map("socket_tracker").insert(9_u16, 0_u64, 0).unwrap();
+        let client = Ipv4Addr::new(10, 99, sandbox.number(), 1).into();
+        let late = Tcp { flags: ACK, ..Tcp::syn((client, 40000), (sandbox.ipv4(), 9)) };
+        send(&sandbox, &late);
+        // What is sent after it shows that it arrived.
+        assert!(ask(sandbox.ipv4(), 10).is_err());
+        activity(&sandbox, 9) != 0
+    };
+    assert!(counts());
+    let mut manager = Manager::start(&node);
+    let pid = sandbox.pid();
+    manager.wait_for("the sandbox", |state| {
+        matches!(
+            state.sandboxes.get(&pid).map(|one| &one.attachment),
+            Some(Attachment::Attached(_))
+        )
+    });
+    assert!(!counts());
+    manager.stop();
+}
