@@ -16,6 +16,7 @@ mod criu_image;
 mod doctor;
 mod dump;
 mod files;
+mod go_installer;
 mod matrix;
 mod node;
 mod others;

@@ -140,6 +140,75 @@ fn pins_of_nobody_are_gone_afterwards() {
 }
 
 #[test]
+fn exact_mounts_are_enough() {
+    // M3: as with deploy/exact-mounts, a root of its own that cannot be
+    // written, and of the host just some directories.
+    const IN_POD: &str = r#"
+pod=/tmp/pod
+mkdir -p $pod
+mount -t tmpfs tmpfs $pod
+for dir in "$@"; do
+  [ "$dir" = -- ] && break
+  mkdir -p "$dir" $pod"$dir"
+  mount --bind "$dir" $pod"$dir"
+done
+while [ "$1" != -- ]; do shift; done
+shift
+# What the program is linked with; that of the image has nothing.
+for dir in /usr /lib /lib64 /assets /proc; do
+  mkdir -p $pod$dir
+  mount --rbind $dir $pod$dir
+done
+mkdir $pod/tmp $pod/dev
+mount -t tmpfs tmpfs $pod/tmp
+touch $pod/dev/null
+mount -o remount,ro,bind $pod
+! touch $pod/etc/x 2>/dev/null
+exec chroot $pod /assets/zeropod-installer -host-root=/ "$@"
+"#;
+    if !can_run("exact_mounts_are_enough") {
+        return;
+    }
+    let node = Node::boot(&root::debian("sid"), &[]);
+    node.run(&["mkdir", "-p", "/assets/bin"]).ok();
+    for (from, to) in [
+        (node.shim_asset(), "/assets/bin/containerd-shim-zeropod-v2"),
+        (node.criu_asset(), "/assets/bin/criu"),
+        (env!("CARGO_BIN_EXE_zeropod-installer").into(), "/assets/zeropod-installer"),
+    ] {
+        fs::copy(from, node.path(to)).unwrap();
+    }
+    let mounts = [
+        "/etc/containerd",
+        "/run/containerd",
+        "/run/systemd",
+        "/etc/criu",
+        "/var/lib/zeropod",
+        "/bin",
+    ];
+    let opt = "/var/lib/containerd/opt";
+    let dirs = ["/etc", opt, "/var/lib/zeropod"];
+    let before = node.snapshot(&dirs);
+    let run = |opt: &[&str], args: &[&str]| {
+        let pod = ["unshare", "--mount", "sh", "-ec", IN_POD, "sh"];
+        node.run(&[&pod[..], &mounts, opt, &["--"], args].concat())
+    };
+    // Debian's containerd has an opt directory of its own, which has to be
+    // mounted, too: otherwise it says so, and nothing is in the way.
+    let said = run(&[], &[]).refused();
+    assert!(said.contains("cannot create /var/lib/containerd"), "{said}");
+    assert!(said.contains("Read-only file system"), "{said}");
+
+    run(&[opt], &[]).ok();
+    assert_eq!(node.handlers().unwrap()["zeropod"].runtime_path, SHIM);
+    assert!(!run(&[opt], &[]).ok().contains("restart"));
+    assert_eq!(run(&[opt], &["-dry-run"]).code, Some(0));
+    run(&[opt], &["-uninstall"]).ok();
+    assert!(!node.handlers().unwrap().contains_key("zeropod"));
+    assert_eq!(node.snapshot(&dirs), before);
+}
+
+#[test]
 fn without_systemd_somebody_else_restarts() {
     // I14, F-B4 (k3d, OpenRC).
     if !can_run("without_systemd_somebody_else_restarts") {

@@ -3,6 +3,7 @@
 pub(crate) mod case;
 mod cgroup;
 pub(crate) mod node;
+pub(crate) mod registry;
 pub(crate) mod root;
 
 /// Whether a test can run. If not it says why, and fails where skipping is not
@@ -23,7 +24,8 @@ pub(crate) fn all_there(test: &str, missing: Option<&str>) -> bool {
     missing.is_none_or(|tool| skip(test, &format!("{tool} is not installed")))
 }
 
-fn skip(test: &str, reason: &str) -> bool {
+/// Says why a test does not run.
+pub(crate) fn skip(test: &str, reason: &str) -> bool {
     let strict = std::env::var("CI").is_ok_and(|ci| ci == "true")
         || std::env::var("ZEROPOD_REQUIRE_ALL").is_ok_and(|all| all == "1");
     assert!(!strict, "{test}: {reason}");
@@ -31,7 +33,7 @@ fn skip(test: &str, reason: &str) -> bool {
     false
 }
 
-pub(crate) fn find(tool: &str) -> Option<std::path::PathBuf> {
+fn find(tool: &str) -> Option<std::path::PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         .map(|dir| dir.join(tool))
         .find(|path| path.is_file())

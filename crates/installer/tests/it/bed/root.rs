@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use zeropod_testkit::cache;
+use zeropod_testkit::cache::{self, CacheError};
 
 /// What a booted node needs.
 const PACKAGES: &str = "containerd,runc,criu,systemd,systemd-sysv,dbus,busybox-static";
@@ -30,29 +30,43 @@ pub(crate) fn debian(suite: &str) -> PathBuf {
     .unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)))
 }
 
-/// A directory with `usr/local/bin/containerd` of that version, statically
-/// linked, built from its Go module.
+/// A directory with `usr/local/bin/containerd` of that version.
 pub(crate) fn released(version: &str) -> PathBuf {
+    let package = "github.com/containerd/containerd/v2/cmd/containerd";
+    built("containerd", package, version, "--version")
+        .unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)))
+}
+
+/// The Go installer of zeropod 0.12.1.
+///
+/// # Errors
+/// When it cannot be built here.
+pub(crate) fn go_installer() -> Result<PathBuf, CacheError> {
+    let package = "github.com/ctrox/zeropod/cmd/installer";
+    Ok(built("installer", package, "0.12.1", "-version")?.join("usr/local/bin/installer"))
+}
+
+/// A directory with a program in `usr/local/bin`, statically linked, built from
+/// its Go module.
+fn built(name: &str, package: &str, version: &str, check: &str) -> Result<PathBuf, CacheError> {
     let build = |dir: &Path| {
         let module = dir.join("module");
         fs::create_dir_all(&module).map_err(|error| error.to_string())?;
-        fs::write(module.join("go.mod"), "module containerd\n\ngo 1.25\n")
+        fs::write(module.join("go.mod"), "module built\n\ngo 1.25\n")
             .map_err(|error| error.to_string())?;
-        let package = "github.com/containerd/containerd/v2/cmd/containerd";
         let go = |args: &[&str]| {
             let mut go = Command::new("go");
             go.current_dir(&module).env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=mod").args(args);
             run(&mut go)
         };
         go(&["get", &format!("{package}@v{version}")])?;
-        let program = dir.join("usr/local/bin/containerd");
+        let program = dir.join("usr/local/bin").join(name);
         go(&["build", "-trimpath", "-ldflags=-s -w", "-o", &program.to_string_lossy(), package])?;
         fs::remove_dir_all(&module).map_err(|error| error.to_string())
     };
-    cache::entry("containerd", &key(version), build, |dir| {
-        run(Command::new(dir.join("usr/local/bin/containerd")).arg("--version"))
+    cache::entry(name, &key(version), build, |dir| {
+        run(Command::new(dir.join("usr/local/bin").join(name)).arg(check))
     })
-    .unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)))
 }
 
 fn works(root: &Path, program: &str) -> Result<(), String> {
