@@ -29,10 +29,7 @@ fn installs_and_uninstalls_on_containerd_2_1() {
 #[test]
 fn installs_and_uninstalls_on_containerd_2_3_4() {
     if can_run("installs_and_uninstalls_on_containerd_2_3_4") {
-        let release = root::released("2.3.4").join("usr/local/bin/containerd");
-        let node = Node::boot(&root::debian("trixie"), &[(release, "/usr/bin/containerd")]);
-        assert!(node.run(&["containerd", "--version"]).ok().contains("2.3.4"));
-        install_again_upgrade_uninstall(&node);
+        install_again_upgrade_uninstall(&root::node_2_3_4());
     }
 }
 
@@ -277,13 +274,22 @@ fn a_node_of_the_go_installer_is_taken_over() {
 }
 
 #[test]
-fn a_run_that_is_killed_anywhere_is_completed_by_the_next() {
-    // F-C2, F-C4: the kill comes at the n-th system call that changes
-    // something or talks to somebody.
-    if !can_run("a_run_that_is_killed_anywhere_is_completed_by_the_next") {
-        return;
+fn a_run_that_is_killed_anywhere_is_completed_by_the_next_on_containerd_1_7() {
+    if can_run("a_run_that_is_killed_anywhere_is_completed_by_the_next_on_containerd_1_7") {
+        kill_anywhere(&Node::boot(&root::debian("trixie"), &[]));
     }
-    let node = Node::boot(&root::debian("sid"), &[]);
+}
+
+#[test]
+fn a_run_that_is_killed_anywhere_is_completed_by_the_next_on_containerd_2_1() {
+    if can_run("a_run_that_is_killed_anywhere_is_completed_by_the_next_on_containerd_2_1") {
+        kill_anywhere(&Node::boot(&root::debian("sid"), &[]));
+    }
+}
+
+/// F-C2, F-C4: the kill comes at the n-th system call that changes something or
+/// talks to somebody.
+fn kill_anywhere(node: &Node) {
     let dirs = ["/etc/containerd", "/etc/criu", "/var/lib/zeropod", "/var/lib/containerd/opt"];
     let before = node.snapshot(&dirs);
     for args in [&[][..], &["-uninstall"]] {
@@ -293,7 +299,7 @@ fn a_run_that_is_killed_anywhere_is_completed_by_the_next() {
             if !installs {
                 node.installer(&[]).ok();
             }
-            if killed_at(&node, kills + 1, args).code == Some(0) {
+            if killed_at(node, kills + 1, args).code == Some(0) {
                 break;
             }
             kills += 1;

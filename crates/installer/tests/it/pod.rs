@@ -14,33 +14,49 @@ use crate::bed::{
 };
 
 #[test]
-fn a_node_with_pods_is_not_uninstalled() {
-    // F-C8, and the shim path, opt directory and options that really work.
-    if !can_run("a_node_with_pods_is_not_uninstalled") {
-        return;
+fn a_node_with_pods_is_not_uninstalled_on_containerd_1_7() {
+    if can_run("a_node_with_pods_is_not_uninstalled_on_containerd_1_7") {
+        is_not_uninstalled(&Node::boot(&root::debian("trixie"), &[]));
     }
-    let node = Node::boot(&root::debian("sid"), &[]);
+}
+
+#[test]
+fn a_node_with_pods_is_not_uninstalled_on_containerd_2_1() {
+    if can_run("a_node_with_pods_is_not_uninstalled_on_containerd_2_1") {
+        is_not_uninstalled(&Node::boot(&root::debian("sid"), &[]));
+    }
+}
+
+#[test]
+fn a_node_with_pods_is_not_uninstalled_on_containerd_2_3_4() {
+    if can_run("a_node_with_pods_is_not_uninstalled_on_containerd_2_3_4") {
+        is_not_uninstalled(&root::node_2_3_4());
+    }
+}
+
+/// F-C8, and the shim path, opt directory and options that really work.
+fn is_not_uninstalled(node: &Node) {
     fs::copy(node.path("/usr/bin/containerd-shim-runc-v2"), node.shim_asset()).unwrap();
     node.run(&["sh", "-ec", PREPARE]).ok();
     wait_for("containerd with another image for sandboxes", || node.handlers());
     node.run(&["ctr", "-n", "k8s.io", "images", "import", "/tmp/image/image.tar"]).ok();
 
     node.installer(&[]).ok();
-    let pod: RunPodSandboxResponse = ask(&node, "RunPodSandbox", pod());
+    let pod: RunPodSandboxResponse = ask(node, "RunPodSandbox", pod());
     let said = node.installer(&["-uninstall"]).refused();
     assert!(said.contains("pods use the runtime zeropod: default/web."), "{said}");
     assert!(node.handlers().unwrap().contains_key("zeropod"));
-    let running = shims(&node);
+    let running = shims(node);
     assert_eq!(running.len(), 1, "{running:?}");
 
     // An upgrade restarts containerd and replaces the shim below the pod.
     fs::copy("/bin/true", node.criu_asset()).unwrap();
     node.installer(&["-systemd-cgroup=false"]).ok();
-    assert_eq!(shims(&node), running);
+    assert_eq!(shims(node), running);
 
     let id = pod.id;
-    let _: Empty = ask(&node, "StopPodSandbox", PodSandboxId { id: id.clone() });
-    let _: Empty = ask(&node, "RemovePodSandbox", PodSandboxId { id });
+    let _: Empty = ask(node, "StopPodSandbox", PodSandboxId { id: id.clone() });
+    let _: Empty = ask(node, "RemovePodSandbox", PodSandboxId { id });
     node.installer(&["-uninstall"]).ok();
 }
 

@@ -19,12 +19,28 @@ runtime_type = \"io.containerd.runc.v2\"
 ";
 
 #[test]
-fn a_node_in_trouble_is_left_as_it_was() {
-    // I7, I13, I18, F-B7, F-C22.
-    if !can_run("a_node_in_trouble_is_left_as_it_was") {
-        return;
+fn a_node_in_trouble_is_left_as_it_was_by_containerd_1_7() {
+    if can_run("a_node_in_trouble_is_left_as_it_was_by_containerd_1_7") {
+        trouble(&Node::boot(&root::debian("trixie"), &[]));
     }
-    let node = Node::boot(&root::debian("sid"), &[]);
+}
+
+#[test]
+fn a_node_in_trouble_is_left_as_it_was_by_containerd_2_1() {
+    if can_run("a_node_in_trouble_is_left_as_it_was_by_containerd_2_1") {
+        trouble(&Node::boot(&root::debian("sid"), &[]));
+    }
+}
+
+#[test]
+fn a_node_in_trouble_is_left_as_it_was_by_containerd_2_3_4() {
+    if can_run("a_node_in_trouble_is_left_as_it_was_by_containerd_2_3_4") {
+        trouble(&root::node_2_3_4());
+    }
+}
+
+/// I7, I13, I18, F-B7, F-C22.
+fn trouble(node: &Node) {
     for trouble in [
         broken_configuration,
         read_only_configuration,
@@ -34,7 +50,7 @@ fn a_node_in_trouble_is_left_as_it_was() {
         configuration_that_containerd_does_not_start_with,
         silent_systemd,
     ] {
-        trouble(&node);
+        trouble(node);
         assert!(!node.handlers().unwrap().contains_key("zeropod"));
         node.installer(&["-uninstall"]).ok();
     }
@@ -126,7 +142,8 @@ fn full_disk_for_binaries(node: &Node) {
 
 fn full_disk_for_configuration(node: &Node) {
     let config = node.read(CONFIG);
-    node.run(&["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", "/etc/containerd"]).ok();
+    // One page: room for the file as it is.
+    node.run(&["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", "/etc/containerd"]).ok();
     fs::write(node.path(CONFIG), config).unwrap();
     fails(node, "cannot write /etc/containerd/conf");
     node.run(&["umount", "/etc/containerd"]).ok();

@@ -7,6 +7,7 @@ use std::{
     process::Command,
 };
 
+use super::node::{Node, wait_for};
 use zeropod_testkit::cache::{self, CacheError};
 
 /// What a booted node needs.
@@ -28,6 +29,19 @@ pub(crate) fn debian(suite: &str) -> PathBuf {
         works(dir, "/usr/bin/containerd")
     })
     .unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)))
+}
+
+/// A node with the release that starts with the least (F-A4).
+pub(crate) fn node_2_3_4() -> Node {
+    let release = released("2.3.4").join("usr/local/bin/containerd");
+    let node = Node::boot(&debian("trixie"), &[]);
+    node.run(&["systemctl", "stop", "containerd"]).ok();
+    node.run(&["rm", "/usr/bin/containerd"]).ok();
+    fs::copy(release, node.path("/usr/bin/containerd")).unwrap();
+    node.run(&["systemctl", "start", "containerd"]).ok();
+    wait_for("containerd 2.3.4", || node.handlers());
+    assert!(node.run(&["containerd", "--version"]).ok().contains("2.3.4"));
+    node
 }
 
 /// A directory with `usr/local/bin/containerd` of that version.
