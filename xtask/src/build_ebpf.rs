@@ -22,19 +22,47 @@ use crate::say;
 const LINKER_VERSION: &str = "0.10.3";
 const PACKAGE: &str = "zeropod-redirector-ebpf";
 const TARGET: &str = "bpfel-unknown-none";
-const OBJECTS: [&str; 2] = ["redirector", "connections"];
-const COMMITTED: &str = "crates/ebpf-loader/src";
+/// Cargo features, name and place in the repository of each object. The last
+/// one is for tests.
+const OBJECTS: [(&[&str], &str, &str); 3] = [
+    (&[], "redirector", "crates/ebpf-loader/src/redirector.o"),
+    (&[], "connections", "crates/ebpf-loader/src/connections.o"),
+    (TRACE, "redirector", "crates/ebpf-loader/tests/traced.o"),
+];
+const TRACE: &[&str] = &["--features", "trace"];
+
+/// What to build, and what to do with it.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only compare with the committed objects.
+    #[arg(long)]
+    check: bool,
+    /// Build a redirector that logs what it does with each packet, and put it
+    /// there, for `zeropod_ebpf_loader::Redirectors::traced`.
+    #[arg(long, value_name = "PATH", conflicts_with = "check")]
+    trace: Option<PathBuf>,
+}
 
 /// Writes the objects, or with `check` only compares: instructions,
 /// relocations, map definitions and read-only data.
-pub(crate) fn run(check: bool) -> Result<(), Box<dyn Error>> {
+///
+/// # Errors
+/// When they cannot be built, or are not the committed ones.
+pub(crate) fn run(args: &Args) -> Result<(), Box<dyn Error>> {
+    let Args { check, trace } = args;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-    let built = build(&root)?;
-    for name in OBJECTS {
-        let built = object::stripped(&fs::read(built.join(name))?)?;
-        let committed = format!("{COMMITTED}/{name}.o");
-        let path = root.join(&committed);
-        if !check {
+    if let Some(path) = trace {
+        let built = build(&root, TRACE)?.join("redirector");
+        fs::write(path, object::stripped(&fs::read(built)?)?)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        say(&format!("{}: a redirector that logs", path.display()));
+        return Ok(());
+    }
+    for (features, name, committed) in OBJECTS {
+        let built = build(&root, features)?.join(name);
+        let built = object::stripped(&fs::read(built)?)?;
+        let path = root.join(committed);
+        if !*check {
             fs::write(path, &built)?;
             say(&format!("{committed}: {} bytes", built.len()));
             continue;
@@ -52,7 +80,7 @@ pub(crate) fn run(check: bool) -> Result<(), Box<dyn Error>> {
 }
 
 /// Runs cargo for the BPF target and returns the directory of what it linked.
-fn build(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
+fn build(root: &Path, features: &[&str]) -> Result<PathBuf, Box<dyn Error>> {
     let linker = linker()?;
     let sysroot = sysroot()?;
 
@@ -86,6 +114,7 @@ fn build(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
     cargo
         .current_dir(root)
         .args(["build", "--locked", "--release", "--package", PACKAGE, "--bins"])
+        .args(features)
         .args(["--target", TARGET, "-Zbuild-std=core"])
         .args(["--config", "profile.release.opt-level=3"])
         .args(["--config", "profile.release.strip=false"])

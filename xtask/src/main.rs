@@ -24,11 +24,7 @@ enum Task {
     /// Measure speed and memory, side by side in one run.
     Bench(bench::Args),
     /// Build the eBPF object that the loader embeds.
-    BuildEbpf {
-        /// Only compare with the committed object.
-        #[arg(long)]
-        check: bool,
-    },
+    BuildEbpf(build_ebpf::Args),
     /// Show the main job on this machine: scale a server to zero, wake it by a
     /// request.
     Demo(demo::Args),
@@ -46,7 +42,7 @@ fn main() -> ExitCode {
     let Args { task } = Args::parse();
     let done = match task {
         Task::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
-        Task::BuildEbpf { check } => build_ebpf::run(check).map(|()| ExitCode::SUCCESS),
+        Task::BuildEbpf(args) => build_ebpf::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Demo(args) => demo::run(&args),
         Task::Docs { check } => docs::run(check).map(|()| ExitCode::SUCCESS),
         Task::Test(args) => test::run(&args),

@@ -89,7 +89,7 @@ pub(crate) fn build_programs() -> Result<(), Box<dyn Error>> {
 }
 
 /// Features that the whole workspace is tested with.
-const BOX: [&str; 2] = ["--features", "zeropod-testkit/box"];
+const BOX: [&str; 2] = ["--features", "zeropod-testkit/box,zeropod-ebpf-loader/trace"];
 
 /// Installs packages, and fills the cache where it would else be filled within
 /// some test, without a word. What cannot be had is told; its tests then skip

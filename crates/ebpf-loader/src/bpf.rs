@@ -42,6 +42,8 @@ pub(crate) struct LinkInfo {
 /// What tells a loaded program from another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProgramInfo {
+    /// Its number.
+    pub(crate) id: u32,
     /// Hash of its instructions, without the maps they refer to.
     pub(crate) tag: [u8; 8],
     /// Ids of its maps, in no order.
@@ -76,6 +78,7 @@ pub(crate) fn kind_number(kind: MapKind) -> u32 {
         MapKind::Hash => 1,
         MapKind::Array => 2,
         MapKind::LruHash => 9,
+        MapKind::RingBuf => 27,
     }
 }
 
@@ -278,7 +281,7 @@ pub(crate) fn program_info(program: impl AsFd) -> io::Result<ProgramInfo> {
     // has room for `map_count` ids.
     unsafe { info_of(program, &mut info) }?;
     let maps = maps.into_iter().take(info.map_count as usize).collect();
-    Ok(ProgramInfo { tag: info.tag, maps })
+    Ok(ProgramInfo { id: info.id, tag: info.tag, maps })
 }
 
 /// Attaches a program to a device of the calling thread's network namespace,

@@ -109,6 +109,10 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// What the programs say cannot be read.
+    #[cfg(feature = "trace")]
+    #[error("cannot read what the redirector says")]
+    Log(#[source] io::Error),
     /// Attaching took too long; it may still succeed.
     #[error("sandbox {pid} was not attached within {} s", limit.as_secs())]
     Deadline {

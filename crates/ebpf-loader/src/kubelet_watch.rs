@@ -14,7 +14,8 @@ use std::{
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use zeropod_redirector_abi::{
-    CONNECT_PROGRAM, CommName, KUBELET_WATCHED, PROBE_BINARY_NAME, TASK_COMM_OFFSET, comm_name,
+    CONNECT_PROGRAM, CommName, KUBELET_WATCHED, NODE_MAPS, PROBE_BINARY_NAME, TASK_COMM_OFFSET,
+    comm_name,
 };
 
 use crate::{
@@ -55,12 +56,14 @@ impl KubeletWatch {
     /// Begins to watch, or goes on with what another process began. Stays when
     /// this process ends.
     ///
-    /// Watches the sockets of a cgroup of version 2 and of all below it.
+    /// Watches the sockets of a cgroup of version 2 and of all below it. With
+    /// the maps comes the log of programs that are traced.
     pub(crate) fn start(
         maps_dir: &Path,
         cgroup: &Path,
         probe_binary_name: &str,
         comm: Comm,
+        is_traced: bool,
     ) -> Result<Self, Error> {
         // Nodes that share a BPF file system (kind) have cgroups of their own.
         let cgroup_id = fs::metadata(cgroup).map_or(0, |cgroup| cgroup.ino());
@@ -73,7 +76,7 @@ impl KubeletWatch {
             _ => Ok(()),
         };
         let made = mkdir(&base).and_then(|()| mkdir(&dir));
-        let maps = Maps::of_node(&dir)?;
+        let maps = Maps::of_node(&dir, is_traced)?;
         let failure = made
             .and_then(|()| watch(&dir, cgroup, &maps, &comm_name(probe_binary_name), comm))
             .err();
@@ -120,8 +123,8 @@ fn is_watched(pin: &Path, maps: &Maps, name: &CommName) -> io::Result<bool> {
     };
     let program = bpf::program_by_id(bpf::link_program(link)?)?;
     let program = bpf::program_info(&program)?;
-    let ids = maps.ids();
-    Ok(program.maps.iter().filter(|id| ids.contains(id)).count() == ids.len()
+    let fills = |map| maps.id(map).is_some_and(|id| program.maps.contains(&id));
+    Ok(NODE_MAPS.iter().all(fills)
         && read_only_data(&program)?
             .is_some_and(|data| data.windows(name.len()).any(|told| told == name)))
 }

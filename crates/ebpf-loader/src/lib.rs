@@ -41,6 +41,8 @@ mod repair;
 mod sandbox;
 mod sandbox_id;
 mod state;
+#[cfg(feature = "trace")]
+mod trace;
 mod tracker;
 
 pub use error::Error;

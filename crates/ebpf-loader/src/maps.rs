@@ -9,8 +9,8 @@ use std::{
 
 use tracing::{debug, warn};
 use zeropod_redirector_abi::{
-    ACTIVE_CONNECTIONS, DISABLE_REDIRECT, EGRESS_REDIRECTS, INGRESS_REDIRECTS, MAPS, MapGeometry,
-    MapKind, NODE_MAPS, OWN_MAPS, SOCKET_TRACKER,
+    ACTIVE_CONNECTIONS, DISABLE_REDIRECT, EGRESS_REDIRECTS, INGRESS_REDIRECTS, LOGS, MAPS,
+    MapGeometry, MapKind, NODE_MAPS, OWN_MAPS, SOCKET_TRACKER,
 };
 
 use crate::{Error, bpf, error::chain, hook::pin_over};
@@ -49,7 +49,7 @@ impl Maps {
     /// New maps, which last as long as they are open.
     pub(crate) fn unpinned() -> Result<Self, Error> {
         all()
-            .chain(&NODE_MAPS)
+            .chain(of_node(true))
             .map(create)
             .collect::<io::Result<_>>()
             .map(Self)
@@ -57,8 +57,9 @@ impl Maps {
     }
 
     /// The maps that all sandboxes share, pinned in a directory of the node's;
-    /// made there, or if that fails for this process alone.
-    pub(crate) fn of_node(dir: &Path) -> Result<Self, Error> {
+    /// made there, or if that fails for this process alone. What traced
+    /// programs say is among them.
+    pub(crate) fn of_node(dir: &Path, is_traced: bool) -> Result<Self, Error> {
         let open = |geometry: &MapGeometry| {
             let path = dir.join(geometry.name);
             if let Ok(fd) = bpf::open(&path) {
@@ -75,7 +76,7 @@ impl Maps {
             map.pinned = true;
             Ok(map)
         };
-        NODE_MAPS.iter().map(open).collect::<Result<_, _>>().map(Self)
+        of_node(is_traced).map(open).collect::<Result<_, _>>().map(Self)
     }
 
     /// Adds the maps that all sandboxes share.
@@ -148,6 +149,11 @@ impl Maps {
         self.0.iter().find(|map| map.geometry.name == name).map(|map| map.fd.as_fd())
     }
 
+    /// The id of a map.
+    pub(crate) fn id(&self, geometry: &MapGeometry) -> Option<u32> {
+        self.0.iter().find(|map| map.geometry.name == geometry.name).map(|map| map.id)
+    }
+
     /// Their ids.
     pub(crate) fn ids(&self) -> BTreeSet<u32> {
         self.0.iter().map(|map| map.id).collect()
@@ -216,6 +222,10 @@ impl Map {
 
 fn all() -> impl Iterator<Item = &'static MapGeometry> {
     MAPS.iter().chain(&OWN_MAPS)
+}
+
+fn of_node(is_traced: bool) -> impl Iterator<Item = &'static MapGeometry> {
+    NODE_MAPS.iter().chain((cfg!(feature = "trace") && is_traced).then_some(&LOGS))
 }
 
 fn create(geometry: &MapGeometry) -> io::Result<Map> {

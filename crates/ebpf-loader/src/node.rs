@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use inotify::{EventStream, Inotify, WatchMask};
 use nix::sys::{
     stat::{major, minor},
@@ -144,6 +144,10 @@ fn pid(name: &str) -> Option<u32> {
     (pid != 0 && pid.to_string() == name).then_some(pid)
 }
 
+/// Changes that are taken for one, so that a storm of them ends in few looks
+/// and yet in some.
+const MOST_EVENTS: usize = 4096;
+
 /// Notices when the directory changes.
 pub(crate) struct Watch {
     maps_dir: PathBuf,
@@ -164,14 +168,22 @@ impl Watch {
         Ok(Self { maps_dir: maps_dir.to_owned(), events })
     }
 
-    /// Waits for the next change. `false`: the watch is over, because the
-    /// directory is gone or the kernel reports an error. What changed is of
-    /// no interest, and neither is an overflow: the directory is listed anew.
+    /// Waits for changes, and takes all that came until then. `false`: the
+    /// watch is over, because the directory is gone or the kernel reports an
+    /// error. What changed is of no interest, and neither is an overflow: the
+    /// directory is listed anew.
     pub(crate) async fn changed(&mut self) -> bool {
-        match self.events.next().await {
-            Some(Ok(_)) => self.maps_dir.exists(),
-            Some(Err(_)) | None => false,
+        let mut event = self.events.next().await;
+        for _ in 0..MOST_EVENTS {
+            if !matches!(event, Some(Ok(_))) {
+                return false;
+            }
+            match self.events.next().now_or_never() {
+                Some(next) => event = next,
+                None => break,
+            }
         }
+        self.maps_dir.exists()
     }
 }
 

@@ -56,14 +56,16 @@ pub(crate) enum Comm {
 
 impl Comm {
     /// The first way that the kernel allows.
-    pub(crate) fn detect(maps: &Maps) -> Result<Self, Error> {
+    pub(crate) fn detect(object: &[u8], maps: &Maps) -> Result<Self, Error> {
         let globals =
             |comm| Globals { probe_binary_name: String::new(), ignore_localhost: false, comm };
-        let helper = Programs::load(&globals(Self::Helper), maps);
+        let helper = Programs::load(object, &globals(Self::Helper), maps);
         let Err(Error::Program { .. }) = helper else { return helper.map(|_| Self::Helper) };
         let by_offset = btf::task_comm_offset().map(Self::Offset);
         match by_offset {
-            Ok(by_offset) if Programs::load(&globals(by_offset), maps).is_ok() => Ok(by_offset),
+            Ok(by_offset) if Programs::load(object, &globals(by_offset), maps).is_ok() => {
+                Ok(by_offset)
+            }
             other => {
                 debug!(?other, "the programs cannot learn the names of tasks");
                 Ok(Self::Unknown)
@@ -112,7 +114,7 @@ pub(crate) struct Programs {
 
 impl Programs {
     /// Loads both programs on the given maps.
-    pub(crate) fn load(globals: &Globals, maps: &Maps) -> Result<Self, Error> {
+    pub(crate) fn load(object: &[u8], globals: &Globals, maps: &Maps) -> Result<Self, Error> {
         let comm = comm_name(&globals.probe_binary_name);
         let ignore_localhost = [u8::from(globals.ignore_localhost)];
         let comm_offset = globals.comm.offset().to_ne_bytes();
@@ -121,7 +123,7 @@ impl Programs {
             (PROBE_BINARY_NAME, comm.as_slice()),
             (TRACKER_IGNORE_LOCALHOST, ignore_localhost.as_slice()),
         ];
-        with_linked(REDIRECTOR, &globals, maps, |object| {
+        with_linked(object, &globals, maps, |object| {
             Ok(Self {
                 ingress: load_program(object, ProgramKind::Classifier, INGRESS_PROGRAM)?,
                 egress: load_program(object, ProgramKind::Classifier, EGRESS_PROGRAM)?,
@@ -158,8 +160,8 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// That of the programs that would be loaded.
-    pub(crate) fn ours(globals: &Globals) -> Result<Self, Error> {
-        Programs::load(globals, &Maps::unpinned()?)?.identity().map_err(Error::Maps)
+    pub(crate) fn ours(object: &[u8], globals: &Globals) -> Result<Self, Error> {
+        Programs::load(object, globals, &Maps::unpinned()?)?.identity().map_err(Error::Maps)
     }
 
     /// Whether a loaded program is ours, on maps with these ids.

@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
     time::Duration,
@@ -11,12 +12,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Mechanism, State, kubelet_watch::root_cgroup, repair::KubeletAddresses, sandbox::Attacher,
-    tracker::Tracker,
+    Mechanism, REDIRECTOR, State, kubelet_watch::root_cgroup, repair::KubeletAddresses,
+    sandbox::Attacher, tracker::Tracker,
 };
 
 /// How often the directory is listed without notice of a change (R4).
 const RESCAN: Duration = Duration::from_secs(30);
+
 /// Where to find the sandboxes, and what to tell their programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -39,6 +41,8 @@ pub struct Redirectors {
     only: Option<Mechanism>,
     replace_shim_programs: bool,
     cgroup: Option<PathBuf>,
+    rescan: Duration,
+    object: Cow<'static, [u8]>,
     state: watch::Sender<State>,
     kubelet: watch::Sender<KubeletAddresses>,
 }
@@ -68,6 +72,8 @@ impl Redirectors {
             only: None,
             replace_shim_programs: true,
             cgroup: None,
+            rescan: RESCAN,
+            object: REDIRECTOR.into(),
             state: watch::Sender::default(),
             kubelet: watch::Sender::default(),
         }
@@ -101,6 +107,22 @@ impl Redirectors {
         Self { cgroup: Some(cgroup), ..self }
     }
 
+    /// Lists the sandboxes so often, whatever the kernel gives notice of; every
+    /// 30 s by default.
+    #[must_use]
+    pub fn rescan_every(self, rescan: Duration) -> Self {
+        Self { rescan, ..self }
+    }
+
+    /// Loads a redirector that says what it does with each packet, as `cargo
+    /// xtask build-ebpf --trace` makes it. Its lines go to tracing, at level
+    /// `INFO`. For debugging: it slows down every packet of a tracked port.
+    #[cfg(feature = "trace")]
+    #[must_use]
+    pub fn traced(self, object: Vec<u8>) -> Self {
+        Self { object: object.into(), ..self }
+    }
+
     /// To tell them where the kubelet's probes come from.
     pub fn kubelet(&self) -> Kubelet {
         Kubelet(self.kubelet.clone())
@@ -117,9 +139,11 @@ impl Redirectors {
     /// Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_SYS_ADMIN` (for setns), and a
     /// tokio runtime with I/O and time.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { config, only, replace_shim_programs, cgroup, state, kubelet } = self;
+        let Self { config, only, replace_shim_programs, cgroup, rescan, object, state, kubelet } =
+            self;
         let mut kubelet = kubelet.subscribe();
         let attacher = Attacher {
+            object,
             maps_dir: config.maps_dir.clone(),
             cgroup: cgroup.unwrap_or_else(|| root_cgroup(&config.host_proc)),
             probe_binary_name: config.probe_binary_name.clone(),
@@ -129,7 +153,7 @@ impl Redirectors {
             ..Attacher::default()
         };
         let mut tracker = Tracker::new(config, attacher, *kubelet.borrow_and_update(), state);
-        let mut rescan = interval(RESCAN);
+        let mut rescan = interval(rescan);
         rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let next = tracker.next_attempt();

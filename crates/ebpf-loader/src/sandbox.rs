@@ -4,6 +4,7 @@
 //! runs on a thread that ends afterwards.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fs,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
@@ -55,6 +56,8 @@ pub(crate) struct Sandbox {
 /// What does not depend on the sandbox.
 #[derive(Debug, Default)]
 pub(crate) struct Attacher {
+    /// The redirector.
+    pub(crate) object: Cow<'static, [u8]>,
     /// Directory of the pins of all sandboxes.
     pub(crate) maps_dir: PathBuf,
     /// The cgroup whose sockets are watched for the kubelet's.
@@ -74,6 +77,9 @@ pub(crate) struct Attacher {
     /// As above. Shims may have told their programs something else, each the
     /// same.
     pub(crate) identities: Mutex<HashMap<Globals, Identity>>,
+    /// Hands on what the programs say.
+    #[cfg(feature = "trace")]
+    pub(crate) log: OnceLock<crate::trace::Log>,
 }
 
 /// What [`Attacher::attach`] came to.
@@ -114,6 +120,8 @@ impl Attacher {
         let hooks = sandbox.hooks(&interfaces)?;
         let globals = self.globals_of(sandbox, &hooks)?;
         let ours = self.identity(&globals)?;
+        #[cfg(feature = "trace")]
+        self.read_log(&globals, &maps)?;
 
         let mut mechanism = Mechanism::Tcx;
         let mut wrong = Vec::new();
@@ -135,7 +143,7 @@ impl Attacher {
         if wrong.is_empty() && maps.all_pinned() {
             return Ok(Outcome::Attached { mechanism, changed: false });
         }
-        let programs = Programs::load(&globals, &maps)?;
+        let programs = Programs::load(&self.object, &globals, &maps)?;
         maps.pin(&sandbox.pins)?;
         let mut failed = None;
         for (hook, link) in wrong {
@@ -182,6 +190,22 @@ impl Attacher {
         self.watch.get()?.failure.as_ref()
     }
 
+    /// Begins to hand on what the programs say, if they say something.
+    #[cfg(feature = "trace")]
+    fn read_log(&self, globals: &Globals, maps: &Maps) -> Result<(), Error> {
+        if self.is_traced() && self.log.get().is_none() {
+            let programs = Programs::load(&self.object, globals, maps)?;
+            let log = crate::trace::Log::of(programs.program(Direction::Ingress))?;
+            let _another_thread_was_faster = self.log.set(log);
+        }
+        Ok(())
+    }
+
+    /// Whether the redirector is not the one that is built in.
+    fn is_traced(&self) -> bool {
+        matches!(self.object, Cow::Owned(_))
+    }
+
     fn watch(&self) -> Result<&KubeletWatch, Error> {
         let comm = self.comm()?;
         let _one_at_a_time = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,7 +213,8 @@ impl Attacher {
             return Ok(watch);
         }
         let Self { maps_dir, cgroup, probe_binary_name, .. } = self;
-        let watch = KubeletWatch::start(maps_dir, cgroup, probe_binary_name, comm)?;
+        let traced = self.is_traced();
+        let watch = KubeletWatch::start(maps_dir, cgroup, probe_binary_name, comm, traced)?;
         Ok(self.watch.get_or_init(|| watch))
     }
 
@@ -200,7 +225,7 @@ impl Attacher {
         // Kernels before 5.11 count maps and programs as locked memory. Where
         // it may not be raised, there is perhaps enough.
         let _refused = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-        let comm = Comm::detect(&Maps::unpinned()?)?;
+        let comm = Comm::detect(&self.object, &Maps::unpinned()?)?;
         Ok(*self.comm.get_or_init(|| comm))
     }
 
@@ -210,7 +235,7 @@ impl Attacher {
         if let Some(identity) = identities.get(globals) {
             return Ok(identity.clone());
         }
-        let identity = Identity::ours(globals)?;
+        let identity = Identity::ours(&self.object, globals)?;
         identities.insert(globals.clone(), identity.clone());
         Ok(identity)
     }

@@ -28,9 +28,7 @@ fn sandbox(node: &Node) -> (Sandbox, Tap) {
     let sandbox = node.sandbox();
     let tap = Tap::in_place_of_eth0(&sandbox);
     sandbox.make_pin_dir();
-    let mut manager = Manager::start(node);
-    manager.wait_until_attached(&sandbox);
-    manager.stop();
+    Manager::start(node).attach(&sandbox);
     (sandbox, tap)
 }
 

@@ -19,7 +19,7 @@ use common::{
     redirector::requests,
     sh,
     shim::{activity, bound, scale_down},
-    tap::Tap,
+    tap::{Sum, Tap},
     wait_until,
 };
 
@@ -29,10 +29,18 @@ fn attached(node: &Node) -> Sandbox {
     fs::create_dir_all(node.maps_dir()).unwrap();
     let sandbox = node.sandbox();
     sandbox.make_pin_dir();
-    let mut manager = Manager::start(node);
-    manager.wait_until_attached(&sandbox);
-    manager.stop();
+    Manager::start(node).attach(&sandbox);
     sandbox
+}
+
+/// The same with an interface that the test is connected to.
+fn connected(node: &Node) -> (Sandbox, Tap) {
+    fs::create_dir_all(node.maps_dir()).unwrap();
+    let sandbox = node.sandbox();
+    let tap = Tap::in_place_of_eth0(&sandbox);
+    sandbox.make_pin_dir();
+    Manager::start(node).attach(&sandbox);
+    (sandbox, tap)
 }
 
 /// A proxy in the sandbox, for an application whose port nobody listens on.
@@ -132,19 +140,38 @@ fn the_first_of_two_clients_with_one_port_cuts_off_no_other_b17() {
     assert_ne!(activity(&sandbox, 80), 0);
 }
 
+/// Tags of VLAN 0 say how urgent a packet is, and need no VLAN device. The kernel
+/// takes the outermost out of the packet before the program sees it, and leaves
+/// the next one in.
+#[test]
+fn tagged_connections_are_redirected_b8() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let node = Node::new();
+    let (sandbox, mut tap) = connected(&node);
+    let _listener = proxy(&sandbox, 80);
+    let (service, customer) = ([0x88, 0xa8, 0x40, 0], [0x81, 0, 0x20, 0]);
+    for (number, tags) in (0..).zip([vec![customer], vec![service, customer]]) {
+        for request in requests() {
+            sandbox.map("socket_tracker").insert(80_u16, 0_u64, 0).unwrap();
+            let request = Tcp { tags: tags.clone(), ..request.ports(40000 + number, 80) };
+            tap.write(&request, Sum::None);
+            let answer = tap.read_answer_to(&request);
+            assert_eq!((answer.source_port(), answer.flags()), (80, SYN | ACK), "{request:?}");
+            assert_eq!(answer.checksum(), answer.right_checksum());
+            assert_ne!(activity(&sandbox, 80), 0);
+        }
+    }
+}
+
 #[test]
 fn headers_in_fragments_of_an_skb_are_found_b8() {
     if !can_run(&["ip"]) {
         return;
     }
     let node = Node::new();
-    fs::create_dir_all(node.maps_dir()).unwrap();
-    let sandbox = node.sandbox();
-    let mut tap = Tap::in_place_of_eth0(&sandbox);
-    sandbox.make_pin_dir();
-    let mut manager = Manager::start(&node);
-    manager.wait_until_attached(&sandbox);
-    manager.stop();
+    let (sandbox, mut tap) = connected(&node);
     let _listener = proxy(&sandbox, 80);
     for request in requests() {
         sandbox.map("socket_tracker").insert(80_u16, 0_u64, 0).unwrap();

@@ -41,6 +41,7 @@ fn libbpf_loads_the_object_with_the_contracted_maps() {
             MapKind::Array => " array ",
             MapKind::Hash => " hash ",
             MapKind::LruHash => " lru_hash ",
+            MapKind::RingBuf => " ringbuf ",
         };
         let sizes = format!(
             "key {}B  value {}B  max_entries {}",

@@ -1,5 +1,6 @@
 //! The shim of zeropod 0.12 itself, which attaches its own programs, and what
 //! becomes of them.
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 

@@ -8,8 +8,9 @@ use common::{
     can_run,
     packet::{ACK, FIN, PSH, RST, SYN, Tcp, tcp_checksum},
     redirector::{APP, CLIENT_PORT, PROXY, Redirector, address, requests},
+    skip,
 };
-use zeropod_redirector_abi::{INGRESS_PROGRAM, NO_TASK_COMM};
+use zeropod_redirector_abi::{EGRESS_PROGRAM, INGRESS_PROGRAM, NO_TASK_COMM};
 
 #[test]
 fn a_request_to_a_scaled_down_port_goes_to_the_proxy_b2() {
@@ -21,6 +22,27 @@ fn a_request_to_a_scaled_down_port_goes_to_the_proxy_b2() {
         // The checksum of the expectation is computed from scratch.
         assert_eq!(redirector.ingress(&request), request.ports(CLIENT_PORT, PROXY).bytes());
         assert_ne!(redirector.activity(), 0);
+    }
+}
+
+#[test]
+fn a_checksum_that_a_device_computed_over_all_stays_right_b2() {
+    if !can_run(&[]) {
+        return;
+    }
+    let [request, _] = requests();
+    let untouched = request.ports(CLIENT_PORT, APP + 1).bytes();
+    if Redirector::scaled_down().run_complete(INGRESS_PROGRAM, &untouched).is_err() {
+        return skip("Linux 6.15, to test with CHECKSUM_COMPLETE");
+    }
+    for request in requests() {
+        let redirector = Redirector::scaled_down();
+        // The kernel compares its sum with the packet afterwards.
+        let out = redirector.run_complete(INGRESS_PROGRAM, &request.bytes()).unwrap();
+        assert_eq!(out, request.ports(CLIENT_PORT, PROXY).bytes());
+        let answer = Tcp::syn((request.destination, PROXY), (request.source, CLIENT_PORT));
+        let out = redirector.run_complete(EGRESS_PROGRAM, &answer.bytes()).unwrap();
+        assert_eq!(out, answer.ports(APP, CLIENT_PORT).bytes());
     }
 }
 

@@ -16,6 +16,8 @@ pub enum MapKind {
     Hash,
     /// `BPF_MAP_TYPE_LRU_HASH` (9).
     LruHash,
+    /// `BPF_MAP_TYPE_RINGBUF` (27), whose entries are bytes.
+    RingBuf,
 }
 
 /// What a pinned map must look like. Its flags are always 0.
@@ -100,6 +102,10 @@ pub const KUBELET_WATCHED: MapGeometry = map("kubelet_watched", MapKind::Hash, (
 
 /// Maps that all sandboxes of a node share.
 pub const NODE_MAPS: [MapGeometry; 2] = [KUBELET_CONNECTIONS, KUBELET_WATCHED];
+
+/// What a redirector with the feature `trace` says, for aya-log, of the whole
+/// node.
+pub const LOGS: MapGeometry = map("AYA_LOGS", MapKind::RingBuf, (0, 0), 128 * 1024);
 
 /// A TCP connection, as the one who opens it sees it.
 #[repr(C)]

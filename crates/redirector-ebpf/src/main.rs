@@ -15,6 +15,22 @@ mod skb;
 #[cfg(target_arch = "bpf")]
 mod task;
 
+/// Says what happens to a packet, with the feature `trace`.
+#[cfg(all(target_arch = "bpf", feature = "trace"))]
+macro_rules! trace {
+    ($($line:tt)*) => {
+        aya_log_ebpf::debug!($($line)*)
+    };
+}
+#[cfg(all(target_arch = "bpf", not(feature = "trace")))]
+macro_rules! trace {
+    ($ctx:expr, $($line:tt)*) => {
+        let _ = $ctx;
+    };
+}
+#[cfg(target_arch = "bpf")]
+pub(crate) use trace;
+
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
 

@@ -17,7 +17,7 @@ use crate::{
         TASK_COMM_OFFSET, TRACKER_IGNORE_LOCALHOST,
     },
     skb::{Copied, Linear},
-    task,
+    task, trace,
 };
 
 /// Lets the programs of others run after ours: also `TCX_NEXT`.
@@ -73,6 +73,10 @@ pub(crate) fn tc_redirect_egress(ctx: TcContext) -> i32 {
             return NEXT;
         }
     }
+    trace!(
+        &ctx,
+        "to port {}: from proxy {}, as {}", segment.destination, segment.source, application
+    );
     rewrite(&ctx, &segment, TCP_SOURCE, segment.source, application);
     NEXT
 }
@@ -123,11 +127,12 @@ fn to_tracked_port<V: Ip<N>, const N: usize>(
             }
         }
     }
-    note_activity::<V, N>(packet, segment, last_activity, |flow| match socket {
+    note_activity::<V, N>(ctx, packet, segment, last_activity, |flow| match socket {
         Socket::Unknown => flow.socket(ctx, to),
         known => known,
     });
     if to != segment.destination {
+        trace!(ctx, "from port {} to {}: to proxy {}", segment.source, segment.destination, to);
         rewrite(ctx, segment, TCP_DESTINATION, segment.destination, to);
     }
 }
@@ -168,6 +173,7 @@ fn proxied(client: u16, proxy: u16) -> u32 {
 /// as it is answered by a reset.
 #[inline(always)]
 fn note_activity<V: Ip<N>, const N: usize>(
+    ctx: &TcContext,
     packet: &impl Packet,
     segment: &Segment,
     last_activity: *mut u64,
@@ -192,6 +198,7 @@ fn note_activity<V: Ip<N>, const N: usize>(
     if is_probe::<V, N>(&flow) || flow.source == V::LOCALHOST && ignores_localhost() {
         return;
     }
+    trace!(ctx, "from port {} to {}: activity", segment.source, segment.destination);
     // SAFETY: as above; of two concurrent stores either will do.
     unsafe { last_activity.write_volatile(now) };
 }

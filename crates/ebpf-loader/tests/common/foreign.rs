@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
     path::Path,
 };
 
@@ -73,6 +73,31 @@ pub(crate) fn attach_behind(verdict: i32, interface: &str) -> OwnedFd {
     let link = bpf(28, &mut [fd | index << 32, TCX_INGRESS, 0, 0]).unwrap();
     // SAFETY: just made.
     unsafe { OwnedFd::from_raw_fd(link) }
+}
+
+/// What a program makes of a packet whose checksum is in the state COMPLETE;
+/// the kernel compares that with the packet afterwards (Linux 6.15).
+pub(crate) fn test_run_complete(program: impl AsFd, packet: &[u8]) -> io::Result<Vec<u8>> {
+    const BPF_F_TEST_SKB_CHECKSUM_COMPLETE: u64 = 1 << 2;
+    let mut out = vec![0; packet.len()];
+    let sizes = u64::try_from(packet.len()).unwrap();
+    let program = u64::from(program.as_fd().as_raw_fd().unsigned_abs());
+    bpf(
+        10,
+        &mut [
+            program,
+            sizes | sizes << 32,
+            packet.as_ptr() as u64,
+            out.as_mut_ptr() as u64,
+            1,
+            0,
+            0,
+            0,
+            BPF_F_TEST_SKB_CHECKSUM_COMPLETE,
+            0,
+        ],
+    )?;
+    Ok(out)
 }
 
 fn program(verdict: i32) -> OwnedFd {

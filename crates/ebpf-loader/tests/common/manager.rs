@@ -1,6 +1,6 @@
 //! The redirectors of a node, running.
 
-use std::time::Duration;
+use std::{sync::mpsc, time::Duration};
 
 use tokio::{runtime, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -73,6 +73,26 @@ impl Manager {
         };
         let pid = sandbox.pid();
         self.wait_for("the sandbox", |state| state.sandboxes.get(&pid) == Some(&attached));
+    }
+
+    /// Attaches a sandbox, and leaves it at that.
+    pub(crate) fn attach(mut self, sandbox: &Sandbox) {
+        self.wait_until_attached(sandbox);
+        self.stop();
+    }
+
+    /// Does something while the redirectors run no line: their only thread is
+    /// taken.
+    pub(crate) fn while_it_is_held_up(&self, work: impl FnOnce()) {
+        let (taken, wait) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        self.runtime.spawn(async move {
+            taken.send(()).unwrap();
+            let _released = released.recv();
+        });
+        wait.recv().unwrap();
+        work();
+        drop(release);
     }
 
     pub(crate) fn stop(self) {

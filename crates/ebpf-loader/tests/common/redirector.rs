@@ -1,6 +1,6 @@
 //! The programs on maps of their own, fed with single packets.
 
-use std::net::IpAddr;
+use std::{io, net::IpAddr};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -10,7 +10,7 @@ use aya::{
 use zeropod_ebpf_loader::REDIRECTOR;
 use zeropod_redirector_abi::{EGRESS_PROGRAM, INGRESS_PROGRAM, TASK_COMM_OFFSET, comm_name};
 
-use super::packet::Tcp;
+use super::{foreign::test_run_complete, packet::Tcp};
 
 pub(crate) const CLIENT: (&str, &str) = ("192.0.2.7", "2001:db8::7");
 pub(crate) const POD: (&str, &str) = ("192.0.2.80", "2001:db8::80");
@@ -86,6 +86,13 @@ impl Redirector {
         assert_eq!(result.return_value, NEXT, "B10");
         out.truncate(usize::try_from(result.data_size_out).unwrap());
         Ok(out)
+    }
+
+    /// The same with a checksum in the state COMPLETE. Fails if that no longer
+    /// fits the packet afterwards, or if the kernel has no such test.
+    pub(crate) fn run_complete(&self, program: &str, packet: &[u8]) -> io::Result<Vec<u8>> {
+        let program: &SchedClassifier = self.0.program(program).unwrap().try_into().unwrap();
+        test_run_complete(program.fd().unwrap(), packet)
     }
 
     pub(crate) fn ingress(&mut self, packet: &Tcp) -> Vec<u8> {

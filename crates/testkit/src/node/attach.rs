@@ -86,6 +86,7 @@ fn check_pinned(pins: &Path, geometry: &MapGeometry) -> Result<(), Error> {
         MapKind::Array => MapType::Array,
         MapKind::Hash => MapType::Hash,
         MapKind::LruHash => MapType::LruHash,
+        MapKind::RingBuf => MapType::RingBuf,
     };
     let found = (
         map.map_type().map_err(read)?,
