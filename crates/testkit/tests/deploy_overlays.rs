@@ -251,9 +251,15 @@ fn every_distribution_can_be_uninstalled() {
     }
     for overlay in OVERLAYS.into_iter().filter(|overlay| *overlay != "uninstall") {
         let plain = pod_spec(&rendered(overlay).unwrap());
-        let removal = pod_spec(&customized(overlay, Some("uninstaller"), &json!([])));
+        let objects = customized(overlay, Some("uninstaller"), &json!([]));
+        let removal = pod_spec(&objects);
         let installer = &removal["initContainers"][0];
         assert_eq!(args(installer).last(), Some(&"-uninstall"), "{overlay}");
+        // Every node, whatever its taints (F-C12), and none waits for another.
+        assert_eq!(removal["tolerations"], json!([{"operator": "Exists"}]));
+        assert_eq!(removal["nodeSelector"], plain["nodeSelector"]);
+        let set = find(&objects, "DaemonSet", "zeropod-node");
+        assert_eq!(set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], "100%");
         assert_eq!(removal["volumes"], plain["volumes"]);
         assert_eq!(installer["volumeMounts"], plain["initContainers"][0]["volumeMounts"]);
     }
