@@ -49,7 +49,8 @@ pub(crate) struct Reconciled {
 
 #[derive(Debug, Default)]
 struct Shim {
-    containers: BTreeMap<ContainerRef, Entry>,
+    /// Most shims have one: boxed, since a map makes room for eleven at once.
+    containers: BTreeMap<ContainerRef, Box<Entry>>,
     /// Stopped containers that the shim may still list, by id.
     stopped: HashMap<ContainerId, ContainerRef>,
 }
@@ -124,7 +125,10 @@ impl Table {
         if shim.is_full() && !shim.containers.contains_key(&event.container) {
             return changes;
         }
-        let entry = shim.containers.entry(event.container.clone()).or_insert_with(Entry::unknown);
+        let entry = shim
+            .containers
+            .entry(event.container.clone())
+            .or_insert_with(|| Entry::unknown().into());
         entry.apply(&event, now);
         changes.push(ContainerChange {
             key,
@@ -166,8 +170,10 @@ impl Table {
             if !known && (shim.is_stopped(&reading.container) || shim.is_full()) {
                 continue;
             }
-            let entry =
-                shim.containers.entry(reading.container.clone()).or_insert_with(Entry::unknown);
+            let entry = shim
+                .containers
+                .entry(reading.container.clone())
+                .or_insert_with(|| Entry::unknown().into());
             let phase = if reading.running { Phase::Running } else { Phase::ScaledDown };
             let corrected = entry.settle(phase, &reading, asked);
             done.corrections += usize::from(corrected && known);

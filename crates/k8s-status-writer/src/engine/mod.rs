@@ -65,7 +65,8 @@ pub(crate) struct Engine {
     synced: bool,
     /// Pods seen in the list that is coming in.
     listed: HashSet<PodRef>,
-    works: HashMap<PodRef, Work>,
+    /// Boxed, since a map has up to twice the room that it needs.
+    works: HashMap<PodRef, Box<Work>>,
     /// Pods with requests to restore.
     urgent: VecDeque<PodRef>,
     /// Pods with anything else to write.

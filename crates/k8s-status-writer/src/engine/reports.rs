@@ -86,7 +86,8 @@ struct FirstLook {
 struct Budget {
     tokens: f64,
     counted: Instant,
-    held: Option<Report>,
+    /// Boxed, since a map makes room for eleven at once and most pods have one.
+    held: Option<Box<Report>>,
 }
 
 impl Budget {
@@ -122,7 +123,7 @@ impl Reports {
         budget.refill(now);
         match &mut budget.held {
             Some(held) => held.absorb(report),
-            held if full || budget.tokens < 1.0 => *held = Some(report),
+            held if full || budget.tokens < 1.0 => *held = Some(report.into()),
             _ => {
                 budget.tokens -= 1.0;
                 reports.waiting.push_back(Waiting { report, first_look: None });
@@ -154,7 +155,7 @@ impl Reports {
                 if budget.tokens >= 1.0 && room {
                     budget.tokens -= 1.0;
                     reports.waiting.extend(
-                        budget.held.take().map(|report| Waiting { report, first_look: None }),
+                        budget.held.take().map(|held| Waiting { report: *held, first_look: None }),
                     );
                     self.waiting += 1;
                 } else {
