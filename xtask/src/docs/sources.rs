@@ -15,7 +15,8 @@ use crate::host;
 pub(crate) struct Test {
     /// Its file, from the root of the workspace.
     pub(crate) file: String,
-    /// Ids in its name, in the comment above it and in the comments within.
+    /// Ids in its name, in the comment above it, in those within, and in those
+    /// above what it calls.
     pub(crate) ids: BTreeSet<String>,
 }
 
@@ -58,10 +59,11 @@ fn walk(dir: &Path, each: &mut dyn FnMut(&Path) -> Done) -> Done {
 }
 
 /// Tests in one source: functions with an attribute for it, functions that take
-/// a cluster and are run by a macro, and trials of libtest-mimic.
+/// a cluster and are run by a macro, and trials of libtest-mimic. A test has
+/// also the ids in the comments above functions of the source that it calls.
 fn in_source(text: &str) -> Vec<(String, BTreeSet<String>)> {
     let lines: Vec<_> = text.lines().collect();
-    let mut tests = Vec::new();
+    let (mut tests, mut helpers) = (Vec::new(), Vec::new());
     let mut above = Vec::new();
     for (number, &whole) in lines.iter().enumerate() {
         let line = whole.trim_start();
@@ -69,36 +71,53 @@ fn in_source(text: &str) -> Vec<(String, BTreeSet<String>)> {
             above.push(line);
             continue;
         }
-        if let Some(name) = name_in(line, &above) {
+        if let Some((name, is_test)) = name_in(line, &above) {
             let end = format!("{}}}", &whole[..whole.len() - line.len()]);
-            let body = lines[number + 1..].iter().take_while(|line| **line != end);
-            let within = body.map(|line| line.trim_start()).filter(|_| whole.ends_with('{'));
-            let comments =
-                above.iter().copied().chain(within).filter(|line| line.starts_with("//"));
-            let ids = comments.flat_map(ids_in_comment).chain(ids_in_name(&name));
-            let ids = ids.collect();
-            tests.push((name, ids));
+            let more = if whole.ends_with(['{', '(']) { lines.len() } else { 0 };
+            let body = lines[number + 1..].iter().take_while(|line| **line != end).take(more);
+            let body: Vec<_> = body.map(|line| line.trim_start()).collect();
+            let above = above.iter().copied().filter(|line| line.starts_with("//"));
+            let ids: BTreeSet<_> = above.flat_map(ids_in_comment).collect();
+            if is_test {
+                tests.push((name, ids, body));
+            } else {
+                helpers.push((format!("{name}("), ids));
+            }
         }
         above.clear();
     }
-    tests
+    let all_ids = |(name, mut ids, body): (String, BTreeSet<String>, Vec<&str>)| {
+        ids.extend(ids_in_name(&name));
+        for line in body {
+            if line.starts_with("//") {
+                ids.extend(ids_in_comment(line));
+            }
+            for (_, of_helper) in helpers.iter().filter(|(call, _)| line.contains(call.as_str())) {
+                ids.extend(of_helper.iter().cloned());
+            }
+        }
+        (name, ids)
+    };
+    tests.into_iter().map(all_ids).collect()
 }
 
-fn name_in(line: &str, above: &[&str]) -> Option<String> {
+/// The name of the function or trial that a line begins, and whether it is a
+/// test.
+fn name_in(line: &str, above: &[&str]) -> Option<(String, bool)> {
     let word = |text: &str| {
         let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
         (end > 0).then(|| text[..end].to_owned())
     };
     for call in ["trial(\"", "Trial::test(\""] {
         if let Some((_, name)) = line.split_once(call) {
-            return word(name);
+            return Some((word(name)?, true));
         }
     }
     let (before, name) = line.split_once("fn ")?;
     let is_test = above.iter().any(|line| *line == "#[test]" || line.starts_with("#[tokio::test"));
     let is_case =
         before.starts_with("pub(crate) async") && line.contains("(cluster: &dyn Cluster)");
-    if is_test || is_case { word(name) } else { None }
+    Some((word(name)?, is_test || is_case))
 }
 
 /// `B1` of `b1_the_same_by_clsact`, `F-K4` of `f_k4_..`.
@@ -142,6 +161,13 @@ mod tests {
                 }
             }
             fn no_test_x1() {}
+            /// I2.
+            fn steps() {
+            }
+            #[test]
+            fn a_whole_run() {
+                steps();
+            }
             // H1
             pub(crate) async fn f_k1_guaranteed_k3(cluster: &dyn Cluster) {
             }
@@ -156,6 +182,7 @@ mod tests {
             found,
             [
                 ("a_sandbox", vec!["B1", "F-E5", "R2", "S2"]),
+                ("a_whole_run", vec!["I2"]),
                 ("f_k1_guaranteed_k3", vec!["F-K1", "H1", "K3"]),
                 ("x1_hung", vec!["X1"]),
             ]
