@@ -34,7 +34,7 @@ pub(crate) const NODE: [Need; 5] = [
 pub(crate) const KUBERNETES: [Need; 1] = [Need { what: "go", package: "golang" }];
 
 /// What the tests need on top.
-pub(crate) const TESTS: [Need; 10] = [
+pub(crate) const TESTS: [Need; 12] = [
     Need { what: "bpftool", package: "bpftool" },
     Need { what: "ethtool", package: "ethtool" },
     Need { what: "tcpdump", package: "tcpdump" },
@@ -45,6 +45,8 @@ pub(crate) const TESTS: [Need; 10] = [
     Need { what: "strace", package: "strace" },
     Need { what: "docker-registry", package: "docker-registry" },
     Need { what: "skopeo", package: "skopeo" },
+    Need { what: "containerd", package: "containerd" },
+    Need { what: "strip", package: "binutils" },
 ];
 
 /// Installs what is missing, after saying so.

@@ -5,6 +5,7 @@ mod build_ebpf;
 mod demo;
 mod docs;
 mod host;
+mod images;
 mod test;
 
 use std::{error::Error, process::ExitCode};
@@ -34,6 +35,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Build the OCI images of the manager and the installer.
+    Images(images::Args),
     /// Run every test.
     Test(test::Args),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::BuildEbpf(args) => build_ebpf::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Demo(args) => demo::run(&args),
         Task::Docs { check } => docs::run(check).map(|()| ExitCode::SUCCESS),
+        Task::Images(args) => images::run(&args),
         Task::Test(args) => test::run(&args),
     };
     done.unwrap_or_else(|error| {
