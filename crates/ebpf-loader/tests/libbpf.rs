@@ -12,8 +12,7 @@ fn libbpf_loads_the_object_with_the_contracted_maps() {
         return;
     }
     let node = Node::new();
-    let bpffs = node.maps_dir();
-    let bpffs = bpffs.parent().unwrap().display();
+    let bpffs = node.bpffs().display();
     let file = tempfile::NamedTempFile::with_suffix(".o").unwrap();
     std::fs::write(&file, REDIRECTOR).unwrap();
     sh(&format!(

@@ -42,7 +42,7 @@ fn the_original_programs_are_replaced_behind_their_links_f_e7() {
     };
     let node = Node::new();
     // It knows no other place.
-    sh(&format!("mount --bind {} /sys/fs/bpf", node.maps_dir().parent().unwrap().display()));
+    sh(&format!("mount --bind {} /sys/fs/bpf", node.bpffs().display()));
     let sandbox = node.sandbox();
     attach_as_the_shim_does(&shim, &sandbox);
     let (originals, maps) = (programs(&sandbox), map_ids(&sandbox));
@@ -95,7 +95,7 @@ fn what_the_original_counts_as_activity_and_ours_does_not() {
         Err(error) => return skip(&format!("the shim of zeropod 0.12: {error:?}")),
     };
     let node = Node::new();
-    sh(&format!("mount --bind {} /sys/fs/bpf", node.maps_dir().parent().unwrap().display()));
+    sh(&format!("mount --bind {} /sys/fs/bpf", node.bpffs().display()));
     let sandbox = node.sandbox();
     attach_as_the_shim_does(&shim, &sandbox);
     // Nobody listens there, and nobody knows the connection.

@@ -18,25 +18,20 @@ pub(super) fn run() -> Result<(), Box<dyn Error>> {
     let package = ["--package", "zeropod-ebpf-loader", "--example", "bench", "--example", "many"];
     host::run(host::cargo().args(["build", "--quiet", "--release"]).args(package))?;
     let examples = host::target("release").join("examples");
-    let mut bench = in_namespaces(MOUNT_BPFFS, &examples.join("bench"));
+    let mut bench = in_namespaces(&examples.join("bench"));
     bench.arg(host::workspace().join("crates/ebpf-loader/src/redirector.o"));
     match go_object() {
         Some(object) => drop(bench.arg(object)),
         None => say("Without the Go implementation's object, which needs Go"),
     }
     host::run(&mut bench)?;
-    host::run(in_namespaces("", &examples.join("many")).arg("500"))
+    host::run(in_namespaces(&examples.join("many")).arg("500"))
 }
 
-/// The pins of programs go with the mount of their BPF file system.
-const MOUNT_BPFFS: &str = "mount -t bpf bpf /sys/fs/bpf;";
-
-/// A program, after a piece of shell, in mount and network namespaces of its
-/// own.
-fn in_namespaces(before: &str, program: &Path) -> Command {
+/// A program in mount and network namespaces of its own.
+fn in_namespaces(program: &Path) -> Command {
     let mut command = host::as_root("unshare");
-    command.args(["--mount", "--net", "--propagation", "private", "sh", "-ec"]);
-    command.arg(format!("{before} exec \"$@\"")).arg("sh").arg(program);
+    command.args(["--mount", "--net", "--propagation", "private"]).arg(program);
     command
 }
 

@@ -60,8 +60,12 @@ impl Node {
         mount(None::<&str>, self.dir.path(), None::<&str>, flags, None::<&str>).unwrap();
     }
 
+    pub(crate) fn bpffs(&self) -> &Path {
+        self.dir.path()
+    }
+
     pub(crate) fn maps_dir(&self) -> PathBuf {
-        self.dir.path().join("zeropod_maps")
+        self.bpffs().join("zeropod_maps")
     }
 
     /// A sandbox: a process in a network namespace of its own with lo and a
