@@ -102,6 +102,7 @@ fn prepare() -> Result<(), Box<dyn Error>> {
         ("kube-apiserver", apiserver_build::program().map_err(Into::into)),
         ("kubectl", tools::kubectl().map_err(Into::into)),
         ("the renderer of charts", tools::helm_template().map_err(Into::into)),
+        ("the checker of workflows", tools::actionlint().map_err(Into::into)),
         ("the ttrpc peer", tools::ttrpc_peer().map_err(Into::into)),
         ("the shim", tools::zeropod_shim().map_err(Into::into)),
     ];

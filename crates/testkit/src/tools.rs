@@ -142,6 +142,25 @@ const HELM_TEMPLATE: GoModule = GoModule {
     check: &["-h"],
 };
 
+/// A checker of workflows of GitHub Actions.
+///
+/// # Errors
+/// When there is no Go, or the module does not build.
+pub fn actionlint() -> Result<PathBuf, ToolError> {
+    Ok(ACTIONLINT.program()?)
+}
+
+const ACTIONLINT: GoModule = GoModule {
+    name: "actionlint",
+    sources: &[
+        ("go.mod", include_str!("../go/actionlint/go.mod")),
+        ("go.sum", include_str!("../go/actionlint/go.sum")),
+        ("main.go", include_str!("../go/actionlint/main.go")),
+    ],
+    package: ".",
+    check: &["-version"],
+};
+
 /// Path of `runc`.
 ///
 /// # Errors
