@@ -3,6 +3,7 @@
 
 pub mod apiserver_build;
 pub mod cache;
+mod chain;
 mod go_module;
 #[cfg(feature = "kube")]
 pub mod kube;
@@ -12,6 +13,8 @@ pub mod node;
 pub mod node_in_a_box;
 pub mod skip;
 pub mod tools;
+
+pub use chain::chain;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

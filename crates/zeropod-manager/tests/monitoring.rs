@@ -104,6 +104,26 @@ fn promtool_understands_and_tests_them() {
 }
 
 #[test]
+fn every_alert_has_a_test_that_raises_it_and_one_that_does_not() {
+    let tests: Value =
+        serde_saphyr::from_str(&read("prometheus-operator/rules_test.yaml")).unwrap();
+    let expectations = || {
+        let tests = tests["tests"].as_array().unwrap().iter();
+        tests.flat_map(|test| test["alert_rule_test"].as_array().unwrap())
+    };
+    for rule in rules()["groups"][0]["rules"].as_array().unwrap() {
+        let alert = &rule["alert"];
+        for raised in [true, false] {
+            let found = expectations().any(|expected| {
+                let alerts = expected["exp_alerts"].as_array().unwrap();
+                expected["alertname"] == *alert && alerts.is_empty() != raised
+            });
+            assert!(found, "{alert}, raised: {raised}");
+        }
+    }
+}
+
+#[test]
 fn the_components_render_beside_an_overlay() {
     if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
         skip("kubectl is not installed");

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, net::UnixListener},
     path::Path,
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
@@ -171,6 +171,42 @@ fn what_a_pod_gives_back_shows_until_it_wakes_up() {
         assert!(text(&command(&["status"])).contains("249m/128Mi"));
         shim.restored(ID, Duration::from_millis(50)).unwrap();
         until("they are back", || given() == Some(Value::Null));
+        manager.stop();
+    });
+}
+
+/// X1, X4, F-H2: neither a good shim nor one that answers nothing is asked for
+/// a scrape, and no file stays open after it.
+#[test]
+fn a_scrape_asks_no_shim() {
+    const SCRAPES: usize = 200;
+    in_a_node(|| {
+        let (shim, _server) = shim();
+        let hung = UnixListener::bind("/run/zeropod/s/hung.sock").unwrap();
+        hung.set_nonblocking(true).unwrap();
+        let manager = Manager::start(&["-metrics-addr=127.0.0.1:8080"]);
+        let unresponsive = "zeropod_shim_connections{state=\"unresponsive\"} 1\n";
+        until("the hung shim is noticed", || get(8080, "/metrics").contains(unresponsive));
+        until("the container shows", || !containers().is_empty());
+        // It is dialled again from time to time, but not for a scrape.
+        let dialled = || std::iter::from_fn(|| hung.accept().ok()).count();
+        let fds = || {
+            let page = get(8080, "/metrics");
+            let line = page.lines().find_map(|line| line.strip_prefix("process_open_fds "));
+            line.and_then(|count| count.parse::<usize>().ok()).unwrap()
+        };
+        let asked = || {
+            let counters = shim.counters();
+            counters.connections + counters.metrics_reads + counters.status_reads
+        };
+        dialled();
+        let before = (asked(), fds());
+        for _ in 0..SCRAPES {
+            assert!(get(8080, "/metrics").contains("zeropod_running{"));
+        }
+        assert!(dialled() < SCRAPES / 10, "a scrape dials");
+        assert!(asked() - before.0 < SCRAPES / 10, "a scrape asks");
+        assert!(fds() < before.1 + SCRAPES / 10, "a scrape leaves files open");
         manager.stop();
     });
 }

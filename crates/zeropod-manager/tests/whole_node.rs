@@ -12,8 +12,9 @@ mod support;
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use scenarios::{api_away, bad_shims, down, killed, no_features, story, terminated};
+use scenarios::{api_away, bad_shims, down, killed, no_features, not_attached, story, terminated};
 use zeropod_testkit::{
+    chain,
     node_in_a_box::{Kubernetes, run_inside},
     skip::{skip, without_root},
     tools,
@@ -43,6 +44,7 @@ fn trials() -> Vec<Trial> {
         trial("the_api_server_is_away_for_a_while", api_away),
         trial("r7_without_features_nothing_is_asked_of_the_api", no_features),
         trial("x1_a_hung_and_a_lying_shim_harm_nobody", bad_shims),
+        trial("a_sandbox_without_a_redirector_is_told_once", |_| not_attached()),
         trial("m7_sigterm_ends_it_and_leaves_the_redirect", terminated),
     ]
 }
@@ -62,10 +64,6 @@ where
             }
         };
         let runtime = tokio::runtime::Runtime::new()?;
-        runtime.block_on(scenario(criu)).map_err(|error| {
-            let causes = std::iter::successors(Some(error.as_ref()), |&error| error.source());
-            let chain: Vec<_> = causes.map(ToString::to_string).collect();
-            Failed::from(chain.join(": "))
-        })
+        runtime.block_on(scenario(criu)).map_err(|error| Failed::from(chain(error.as_ref())))
     })
 }

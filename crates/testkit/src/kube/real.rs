@@ -2,9 +2,7 @@
 
 use std::{
     env,
-    error::Error,
     io::{BufRead, BufReader},
-    iter,
     path::{Path, PathBuf},
     process::Command,
     sync::{OnceLock, mpsc},
@@ -21,7 +19,7 @@ use super::{
     ApiError, Cluster, assets, install_crypto_provider, io_error, kubelet::create_default_account,
     process::Process, wait,
 };
-use crate::apiserver_build;
+use crate::{apiserver_build, chain};
 
 /// More than the program itself allows, so that its own message comes first.
 const START_DEADLINE: Duration = Duration::from_secs(150);
@@ -145,11 +143,4 @@ pub(super) fn config(path: &Path) -> Result<Config, ApiError> {
         kubeconfig.auth_infos.into_iter().find_map(|named| named.auth_info).unwrap_or_default();
     config.default_retry = false;
     Ok(config)
-}
-
-fn chain(error: &dyn Error) -> String {
-    iter::successors(Some(error), |error| (*error).source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }

@@ -12,5 +12,6 @@ pub mod shim;
 pub mod stand_in;
 
 pub use error::Error;
-use error::chain;
 pub use isolated::isolated;
+
+use crate::chain;

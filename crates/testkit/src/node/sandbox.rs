@@ -212,7 +212,7 @@ async fn inside_links(
 }
 
 /// Brings lo up in the calling thread's namespace.
-pub(super) fn set_up_loopback() -> Result<(), Error> {
+pub(crate) fn set_up_loopback() -> Result<(), Error> {
     netlink(async |netlink| set_up(&netlink, "lo").await.map(drop))
 }
 

@@ -28,7 +28,10 @@ pub use self::{
     namespaces::{BoxError, run_inside},
     pod::{CONTAINER, Happenings, PodOptions, ZeroPod, program, wait_for},
 };
-use crate::kube::{ApiError, Cluster, InProcessApi, RealApi};
+use crate::{
+    chain,
+    kube::{ApiError, Cluster, InProcessApi, RealApi},
+};
 
 /// Name of the node.
 pub const NODE: &str = "node-in-a-box";
@@ -189,9 +192,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Prints why a program ends, with every cause, and returns its exit code.
 #[expect(clippy::print_stderr, reason = "the last words of a program")]
 pub fn report(error: &(dyn Error + 'static)) -> ExitCode {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    let chain: Vec<_> = causes.map(ToString::to_string).collect();
-    eprintln!("error: {}", chain.join(": "));
+    eprintln!("error: {}", chain(error));
     ExitCode::FAILURE
 }
 

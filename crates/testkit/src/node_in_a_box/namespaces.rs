@@ -10,9 +10,9 @@ use std::{
     env,
     ffi::OsStr,
     fs, io,
-    os::unix::{fs::symlink, process::ExitStatusExt as _},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, ExitStatus},
+    process::{Command, ExitCode},
 };
 
 use nix::{
@@ -27,6 +27,8 @@ use nix::{
     unistd::{Pid, Uid, chdir, pivot_root},
 };
 use thiserror::Error;
+
+use crate::node::sandbox::set_up_loopback;
 
 /// Which part of the way a process is on; the value is the root directory.
 const INIT: &str = "ZEROPOD_BOX_INIT";
@@ -85,7 +87,10 @@ fn init(root: &Path) -> Result<ExitCode, BoxError> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)
         .map_err(errno("make mount and network namespaces"))?;
     make_root(root)?;
-    bring_loopback_up()?;
+    set_up_loopback().map_err(|error| BoxError::Step {
+        step: "bring lo up".into(),
+        source: io::Error::other(error),
+    })?;
     supervise(INSIDE, OsStr::new("1"))
 }
 
@@ -203,24 +208,6 @@ fn bind(from: &Path, to: &Path) -> Result<(), BoxError> {
     let none = None::<&Path>;
     mount(Some(from), to, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
         .map_err(errno(&format!("bind {}", from.display())))
-}
-
-fn bring_loopback_up() -> Result<(), BoxError> {
-    let done = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-    match done.map_err(step(|| "run ip".into()))? {
-        status if status.success() => Ok(()),
-        status => Err(BoxError::Step {
-            step: "bring lo up with ip".into(),
-            source: io::Error::other(describe(status)),
-        }),
-    }
-}
-
-fn describe(status: ExitStatus) -> String {
-    match status.signal() {
-        Some(signal) => format!("it was killed by signal {signal}"),
-        None => format!("it ended with {status}"),
-    }
 }
 
 fn step(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> BoxError {

@@ -3,6 +3,7 @@
 use std::{
     error::Error,
     io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::unix::net::UnixListener,
     path::{Path, PathBuf},
     thread,
@@ -11,12 +12,16 @@ use std::{
 use zeropod_shim_api::names::SHIM_SOCKET_DIR;
 use zeropod_testkit::{
     kube::{Fault, On},
-    node_in_a_box::{Child, Kubernetes, Node, until},
+    node_in_a_box::{Child, Kubernetes, Node, get, until},
 };
 
 use crate::support::{
-    Done, NAMESPACE, attached, gone, node, pins, pod, request, scaled_down, series, shows,
+    BareSandbox, Done, NAMESPACE, POD, attached, gone, node, pins, pod, request, scaled_down,
+    series, shows,
 };
+
+/// The status API, where it is by default.
+const STATUS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8091);
 
 /// The main job, from the first request to the one that wakes the server, and
 /// everything that is to be seen of it.
@@ -194,6 +199,33 @@ pub(crate) async fn bad_shims(criu: PathBuf) -> Done {
     std::fs::remove_file(lying_path)?;
     drop(held);
     gone(&node, pod).await?;
+    stop(manager).await
+}
+
+/// A sandbox that nothing can be attached to: its pod hears of it, once.
+pub(crate) async fn not_attached() -> Done {
+    let node = node(Kubernetes::InProcess).await?;
+    let manager = start(&node, &[]).await?;
+    let sandbox = BareSandbox::start(&node).await?;
+    let events = until("an event", async || {
+        let events = node.events(NAMESPACE).await.ok()?;
+        (!events.is_empty()).then_some(events)
+    })
+    .await?;
+    let event = &events[0];
+    assert_eq!(event.type_.as_deref(), Some("Warning"));
+    assert_eq!(event.reason.as_deref(), Some("Redirector not attached"));
+    assert_eq!(event.involved_object.name.as_deref(), Some(POD));
+    let message = event.message.as_deref().unwrap_or_default();
+    assert!(message.starts_with("Connections do not wake the containers of this pod up: "));
+    // It goes on trying.
+    until("a third attempt", async || {
+        let status = get(STATUS, "/api/v1/containers").await.ok()?;
+        status.body.contains("(attempt 3)").then_some(())
+    })
+    .await?;
+    assert_eq!(node.events(NAMESPACE).await?.len(), 1);
+    drop(sandbox);
     stop(manager).await
 }
 

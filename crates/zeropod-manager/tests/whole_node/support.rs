@@ -1,13 +1,15 @@
 //! A node with a manager and a pod, and what one looks at.
 
-use std::{collections::BTreeMap, error::Error, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap, error::Error, fs, path::PathBuf, process::Command, time::Duration,
+};
 
 use zeropod_shim_api::names::{MAPS_DIR, STATUS_LABEL_PREFIX};
 use zeropod_testkit::{
-    kube::create_namespace,
+    kube::{self, create_namespace, create_pod},
     node::stand_in::What,
     node_in_a_box::{
-        CONTAINER, Happenings, Kubernetes, Node, PodOptions, ZeroPod, get, until, wait_for,
+        CONTAINER, Happenings, Kubernetes, NODE, Node, PodOptions, ZeroPod, get, until, wait_for,
     },
 };
 
@@ -33,6 +35,53 @@ pub(crate) async fn pod(node: &Node, criu: PathBuf) -> Result<ZeroPod, Box<dyn E
         criu: Some(criu),
     };
     Ok(ZeroPod::start(node, options).await?)
+}
+
+/// A sandbox without any interface, in a control group that is named as the
+/// kubelet names those of pods. Ends when dropped.
+pub(crate) struct BareSandbox {
+    process: std::process::Child,
+    group: PathBuf,
+}
+
+impl BareSandbox {
+    /// Creates the pod and its sandbox, and shows the sandbox to the manager.
+    pub(crate) async fn start(node: &Node) -> Result<Self, Box<dyn Error>> {
+        let object = create_pod(
+            &node.client(),
+            &kube::pod(NAMESPACE, POD).on_node(NODE).container(CONTAINER, &[], &[]).build(),
+        )
+        .await?;
+        let uid = object.metadata.uid.ok_or("a pod without uid")?;
+        // Unified, or one of the controllers'.
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let all = [root.clone(), root.join("pids"), root.join("systemd")];
+        let root = all.iter().find(|dir| dir.join("cgroup.procs").exists());
+        // The test bed removes groups of that prefix that are left behind.
+        let group = root.ok_or("no control groups")?.join(format!("zeropod-testkit-pod{uid}"));
+        fs::create_dir(&group)?;
+        let process = Command::new("unshare").args(["--net", "sleep", "600"]).spawn()?;
+        let pid = process.id().to_string();
+        let sandbox = Self { process, group };
+        fs::write(sandbox.group.join("cgroup.procs"), &pid)?;
+        // Until then it is still in the node's network.
+        let own = fs::read_link("/proc/self/ns/net")?;
+        until("a network namespace", async || {
+            (fs::read_link(format!("/proc/{pid}/ns/net")).ok()? != own).then_some(())
+        })
+        .await?;
+        fs::create_dir_all(PathBuf::from(MAPS_DIR).join(&pid))?;
+        Ok(sandbox)
+    }
+}
+
+impl Drop for BareSandbox {
+    fn drop(&mut self) {
+        // All fail only for what is gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::remove_dir(&self.group);
+    }
 }
 
 /// Sends a request to the pod, and returns how many its server says it had.
