@@ -97,7 +97,7 @@ const BOX: [&str; 2] = ["--features", "zeropod-testkit/box,zeropod-ebpf-loader/t
 fn prepare() -> Result<(), Box<dyn Error>> {
     host::install(&[&NODE, &KUBERNETES, &TESTS])?;
     say("Looking for CRIU, kube-apiserver and Go peers in the cache; building takes minutes, once");
-    let programs: [(&str, Result<_, Box<dyn Error>>); 6] = [
+    let programs: [(&str, Result<_, Box<dyn Error>>); _] = [
         ("CRIU", tools::criu().map_err(Into::into)),
         ("kube-apiserver", apiserver_build::program().map_err(Into::into)),
         ("kubectl", tools::kubectl().map_err(Into::into)),
