@@ -134,8 +134,18 @@ impl Count {
                 self.outcomes.insert(name, Outcome::Skipped);
             }
         }
-        if let Some((name, "ok" | "FAILED")) =
-            line.strip_prefix("test ").and_then(|line| line.rsplit_once(" ... "))
+        // Between the dots and the "ok" of a test of libtest-mimic stands what it prints.
+        if let Some((name, end)) =
+            line.strip_prefix("test ").and_then(|line| line.split_once(" ... "))
+            && !end.starts_with("ignored")
+        {
+            self.outcomes.entry(last_part(name)).or_insert(Outcome::Ran);
+        }
+        // The list at the end of a test binary: the line above is broken where a child of a test
+        // prints at the same time.
+        if let Some(name) = line.strip_prefix("    ")
+            && !name.is_empty()
+            && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"_:".contains(&c))
         {
             self.outcomes.entry(last_part(name)).or_insert(Outcome::Ran);
         }
@@ -171,9 +181,11 @@ mod tests {
             "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
             "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
             "test a::skips_are_counted ... ok",
-            "test padded_as_by_libtest_mimic   ... ok",
+            "test padded_as_by_libtest_mimic   ... {\"level\":\"WARN\"}",
+            "test not_run ... ignored",
             "---- a::skips_are_counted stdout ----",
             "  SKIPPED: not root",
+            "    a::listed_at_the_end",
         ] {
             count.line(line);
         }
@@ -181,6 +193,7 @@ mod tests {
         assert_eq!(
             count.outcomes,
             Outcomes::from([
+                ("listed_at_the_end".to_owned(), Outcome::Ran),
                 ("padded_as_by_libtest_mimic".to_owned(), Outcome::Ran),
                 ("skips_are_counted".to_owned(), Outcome::Skipped),
             ])
