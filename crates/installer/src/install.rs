@@ -106,19 +106,16 @@ impl Installation {
             step.run(&node.host)?;
             report.say(step.describe());
         }
-        let before = if self.config.is_empty() && reason.is_none() {
-            None
-        } else {
-            Some(Before::look(node, deadline).await?)
-        };
-        if let Some(before) = before.as_ref().filter(|_| !self.config.is_empty()) {
-            report.lines.extend(apply::write(node, &self.config, before, deadline)?);
-            for change in &self.config.changes {
-                report.say(format!("{}: changed", change.path.display()));
+        // A change is a reason by itself.
+        if let Some(reason) = reason {
+            let before = Before::look(node, deadline).await?;
+            if !self.config.is_empty() {
+                report.lines.extend(apply::write(node, &self.config, &before, deadline)?);
+                for change in &self.config.changes {
+                    report.say(format!("{}: changed", change.path.display()));
+                }
             }
-        }
-        let expected = self.config.expected.handler.clone();
-        if let Some((reason, before)) = reason.zip(before) {
+            let expected = self.config.expected.handler.clone();
             report.say(format!("containerd is restarted: {reason}"));
             let notes = load(node, &self.config, &before, &reason, expected.as_ref(), deadline);
             report.lines.extend(notes.await?);
@@ -177,14 +174,6 @@ pub async fn uninstall(node: &mut Node, force: bool, deadline: Instant) -> Resul
         Err(error) if !force => return Err(error),
         _ => false,
     };
-    let before = Before::look(node, deadline).await?;
-    if !plan.is_empty() {
-        report.lines.extend(apply::write(node, &plan, &before, deadline)?);
-        for change in &plan.changes {
-            report.say(format!("{}: changed back", change.path.display()));
-        }
-    }
-    report.lines.extend(plan.notes.iter().cloned());
     let served = proof::served(node).await.unwrap_or(Served::Dead);
     let loaded = Loaded {
         changed: !plan.is_empty(),
@@ -194,7 +183,15 @@ pub async fn uninstall(node: &mut Node, force: bool, deadline: Instant) -> Resul
         since: None,
         written: None,
     };
+    report.lines.extend(plan.notes.iter().cloned());
     if let Some(reason) = loaded.restart_reason() {
+        let before = Before::look(node, deadline).await?;
+        if !plan.is_empty() {
+            report.lines.extend(apply::write(node, &plan, &before, deadline)?);
+            for change in &plan.changes {
+                report.say(format!("{}: changed back", change.path.display()));
+            }
+        }
         report.say(format!("containerd is restarted: {reason}"));
         let expected = plan.expected.handler.as_ref();
         report.lines.extend(load(node, &plan, &before, &reason, expected, deadline).await?);

@@ -3,6 +3,7 @@
 
 mod args;
 mod command;
+mod containerd;
 mod control;
 mod http;
 mod kubelet;

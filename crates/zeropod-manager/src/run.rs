@@ -16,6 +16,7 @@ use zeropod_status_api::{Board, Limits, Liveness, api::Degraded, local, serve};
 
 use crate::{
     args::{Args, Listen, ListenAddr, Migrations},
+    containerd::{self, Containerd},
     control::Control,
     http,
     kubelet::Learner,
@@ -120,6 +121,10 @@ pub(crate) async fn run(args: Args, logs: Logs) -> Result<(), RunError> {
     parts.show("redirectors", redirectors.state(), status::redirectors);
     let sandboxes = redirectors.state();
     parts.start("redirectors", redirectors.run(shutdown.clone()));
+
+    let containerd = Containerd::of_host();
+    parts.show("containerd", containerd.seen(), containerd::wrong);
+    parts.start("containerd", containerd.run(shutdown.clone()));
 
     let shims = ShimEvents::new(zeropod_shim_event_client::Config::default());
     let series = aggregator.clone();

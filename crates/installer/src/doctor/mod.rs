@@ -1,6 +1,6 @@
 //! Looking at everything that zeropod needs on a node, without changing
 //! anything: [`kernel`], [`runtime`] and `cluster` for a person, [`quick`] for
-//! a daemon that asks again and again.
+//! a daemon that asks again and again, or [`handler`] alone.
 
 #[cfg(feature = "cli")]
 mod cluster;
@@ -15,7 +15,7 @@ use serde::Serialize;
 #[cfg(feature = "cli")]
 pub use cluster::cluster;
 pub use kernel::kernel;
-pub use quick::quick;
+pub use quick::{handler, quick};
 pub use runtime::runtime;
 
 /// One thing that was looked at.

@@ -1,15 +1,14 @@
 //! The part of the doctor that costs next to nothing: no programs are run,
 //! nothing is written, and containerd is asked one question.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use zeropod_shim_api::names::RUNTIME_CLASS;
 
-use super::{Check, REINSTALL, Status, fail, kernel, ok};
+use super::{Check, REINSTALL, Status, fail, kernel, ok, unknown};
 use crate::{
     Error, chain,
     containerd::{Containerd, Handler},
-    distribution::detect,
     host::HostRoot,
     state::State,
 };
@@ -22,21 +21,28 @@ use crate::{
 /// milliseconds.
 pub async fn quick(host: &HostRoot) -> Vec<Check> {
     let mut checks = kernel(host);
-    checks.push(match ask(host).await {
-        Ok(Some(handler)) => judge(host, &handler),
-        Ok(None) => fail("handler", "not served", REINSTALL),
-        Err(error) => fail("handler", chain(&error), "see containerd's log"),
-    });
+    checks.push(handler(host).await);
     checks
 }
 
-async fn ask(host: &HostRoot) -> Result<Option<Handler>, Error> {
-    // The installer knows best where it is; without one it was baked in.
-    let socket: PathBuf = match State::load(host)?.socket {
-        Some(socket) => socket,
-        None => detect(host, None, &[])?.socket,
+/// Looks at what containerd serves only: whether somebody has taken the handler
+/// away since it was installed (F-B9, F-R9). Unknown where the installer has not
+/// been.
+pub async fn handler(host: &HostRoot) -> Check {
+    let socket = match State::load(host) {
+        Ok(State { socket: Some(socket), .. }) => socket,
+        Ok(_) => return unknown("handler", "the installer has not been here".into()),
+        Err(error) => return unknown("handler", chain(&error)),
     };
-    let containerd = Containerd::connect(&host.resolve(&socket)?).await?;
+    match ask(host, &socket).await {
+        Ok(Some(handler)) => judge(host, &handler),
+        Ok(None) => fail("handler", "not served", REINSTALL),
+        Err(error) => fail("handler", chain(&error), "see containerd's log"),
+    }
+}
+
+async fn ask(host: &HostRoot, socket: &Path) -> Result<Option<Handler>, Error> {
+    let containerd = Containerd::connect(&host.resolve(socket)?).await?;
     let handlers = containerd.handlers().await?;
     Ok(handlers.unwrap_or_default().remove(RUNTIME_CLASS))
 }

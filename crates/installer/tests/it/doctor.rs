@@ -38,7 +38,7 @@ fn finds_what_is_wrong(mut binds: Vec<(PathBuf, &str)>) {
         failures(&node),
         ["configuration", "handler", "files", "shim", "criu", "checkpoint"]
     );
-    assert_eq!(quick_failures(&node), ["handler"]);
+    assert_eq!(quick_failures(&node), [""; 0], "it cannot know");
     assert_eq!(node.snapshot(&files), before, "it changes nothing");
 
     node.installer(&[]).ok();
