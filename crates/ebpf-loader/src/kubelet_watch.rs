@@ -14,8 +14,8 @@ use std::{
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use zeropod_redirector_abi::{
-    CONNECT_PROGRAM, CommName, KUBELET_WATCHED, NODE_MAPS, PROBE_BINARY_NAME, TASK_COMM_OFFSET,
-    comm_name,
+    CONNECT_PROGRAM, CommName, HOST_NETNS_COOKIE, KUBELET_WATCHED, NODE_MAPS, NOT_SEEN_ON_HOST,
+    PROBE_BINARY_NAME, TASK_COMM_OFFSET, comm_name,
 };
 
 use crate::{
@@ -63,6 +63,7 @@ impl KubeletWatch {
         cgroup: &Path,
         probe_binary_name: &str,
         comm: Comm,
+        host_netns: u64,
         is_traced: bool,
     ) -> Result<Self, Error> {
         // Nodes that share a BPF file system (kind) have cgroups of their own.
@@ -78,7 +79,10 @@ impl KubeletWatch {
         let made = mkdir(&base).and_then(|()| mkdir(&dir));
         let maps = Maps::of_node(&dir, is_traced)?;
         let failure = made
-            .and_then(|()| watch(&dir, cgroup, &maps, &comm_name(probe_binary_name), comm))
+            .and_then(|()| {
+                let told = Told { name: comm_name(probe_binary_name), comm, host_netns };
+                watch(&dir, cgroup, &maps, &told)
+            })
             .err();
         if failure.is_some() {
             // Of a watch that ended.
@@ -88,16 +92,42 @@ impl KubeletWatch {
     }
 }
 
-fn watch(dir: &Path, cgroup: &Path, maps: &Maps, name: &CommName, comm: Comm) -> Result<(), Error> {
+/// What the program is told.
+struct Told {
+    name: CommName,
+    comm: Comm,
+    /// Cookie of the host's network namespace, or 0.
+    host_netns: u64,
+}
+
+fn watch(dir: &Path, cgroup: &Path, maps: &Maps, told: &Told) -> Result<(), Error> {
     let pin = dir.join(LINK);
-    if is_watched(&pin, maps, name).map_err(Error::io("examine", &pin))? {
+    if is_watched(&pin, maps, told).map_err(Error::io("examine", &pin))? {
         return Ok(());
     }
-    let comm_offset = comm.offset().to_ne_bytes();
-    let globals = [(PROBE_BINARY_NAME, name.as_slice()), (TASK_COMM_OFFSET, &comm_offset)];
-    let program = with_linked(CONNECTIONS, &globals, maps, |object| {
-        load_program(object, ProgramKind::SockOps, CONNECT_PROGRAM)
-    })?;
+    let comm_offset = told.comm.offset().to_ne_bytes();
+    let load = |host_netns: u64| {
+        let globals = [
+            (PROBE_BINARY_NAME, told.name.as_slice()),
+            (TASK_COMM_OFFSET, &comm_offset),
+            (HOST_NETNS_COOKIE, &host_netns.to_ne_bytes()),
+        ];
+        with_linked(CONNECTIONS, &globals, maps, |object| {
+            load_program(object, ProgramKind::SockOps, CONNECT_PROGRAM)
+        })
+    };
+    // Instead of what a program before knew, which was told something else.
+    // Linux before 5.15 has no cookies for such programs.
+    let program = match load(told.host_netns) {
+        Ok(program) if told.host_netns != 0 => {
+            maps.set(&KUBELET_WATCHED, &[0], &[NOT_SEEN_ON_HOST]).map_err(Error::Maps)?;
+            program
+        }
+        _ => {
+            maps.forget(&KUBELET_WATCHED, &[0]).map_err(Error::Maps)?;
+            load(0)?
+        }
+    };
     let opened = File::open(cgroup).map_err(Error::io("open", cgroup))?;
     let link =
         bpf::attach_cgroup(&program, opened).map_err(Error::io("watch the sockets of", cgroup))?;
@@ -115,8 +145,8 @@ pub(crate) fn root_cgroup(host_proc: &Path) -> PathBuf {
     if is_version_2 { beside } else { root }
 }
 
-/// Whether a program of this name fills these maps already.
-fn is_watched(pin: &Path, maps: &Maps, name: &CommName) -> io::Result<bool> {
+/// Whether a program that was told this fills these maps already.
+fn is_watched(pin: &Path, maps: &Maps, told: &Told) -> io::Result<bool> {
     let link = match bpf::open(pin) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         link => link?,
@@ -125,6 +155,8 @@ fn is_watched(pin: &Path, maps: &Maps, name: &CommName) -> io::Result<bool> {
     let program = bpf::program_info(&program)?;
     let fills = |map| maps.id(map).is_some_and(|id| program.maps.contains(&id));
     Ok(NODE_MAPS.iter().all(fills)
-        && read_only_data(&program)?
-            .is_some_and(|data| data.windows(name.len()).any(|told| told == name)))
+        && read_only_data(&program)?.is_some_and(|data| {
+            let is_told = |what: &[u8]| data.windows(what.len()).any(|told| told == what);
+            is_told(&told.name) && is_told(&told.host_netns.to_ne_bytes())
+        }))
 }

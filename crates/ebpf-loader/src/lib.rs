@@ -33,6 +33,7 @@ mod hook;
 mod interfaces;
 mod kubelet_watch;
 mod maps;
+mod netns;
 mod node;
 mod object;
 mod pod;

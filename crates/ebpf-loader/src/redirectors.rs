@@ -12,8 +12,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Mechanism, REDIRECTOR, State, kubelet_watch::root_cgroup, repair::KubeletAddresses,
-    sandbox::Attacher, tracker::Tracker,
+    Mechanism, REDIRECTOR, State, kubelet_watch::root_cgroup, netns::host_netns,
+    repair::KubeletAddresses, sandbox::Attacher, tracker::Tracker,
 };
 
 /// How often the directory is listed without notice of a change (R4).
@@ -144,6 +144,7 @@ impl Redirectors {
         let mut kubelet = kubelet.subscribe();
         let attacher = Attacher {
             object,
+            host_netns: host_netns(&config.host_proc).await,
             maps_dir: config.maps_dir.clone(),
             cgroup: cgroup.unwrap_or_else(|| root_cgroup(&config.host_proc)),
             probe_binary_name: config.probe_binary_name.clone(),

@@ -62,6 +62,8 @@ pub(crate) struct Attacher {
     pub(crate) maps_dir: PathBuf,
     /// The cgroup whose sockets are watched for the kubelet's.
     pub(crate) cgroup: PathBuf,
+    /// Cookie of the host's network namespace, or 0 if it is not known.
+    pub(crate) host_netns: u64,
     /// Name of the process that probes, where no shim says otherwise.
     pub(crate) probe_binary_name: String,
     /// Whether packets from localhost are no activity, where no shim says
@@ -214,7 +216,14 @@ impl Attacher {
         }
         let Self { maps_dir, cgroup, probe_binary_name, .. } = self;
         let traced = self.is_traced();
-        let watch = KubeletWatch::start(maps_dir, cgroup, probe_binary_name, comm, traced)?;
+        let watch = KubeletWatch::start(
+            maps_dir,
+            cgroup,
+            probe_binary_name,
+            comm,
+            self.host_netns,
+            traced,
+        )?;
         Ok(self.watch.get_or_init(|| watch))
     }
 

@@ -14,6 +14,7 @@ use common::{
     can_run,
     manager::{Manager, config},
     node::{Node, Sandbox},
+    sh,
     shim::{activity, ask, bound},
     skip,
 };
@@ -109,12 +110,14 @@ fn whose_connections_count_b4_b5_r7() {
         skip("cgroups of version 2");
         return;
     };
-    let parts: [fn(&Cgroup); 5] = [
+    let parts: [fn(&Cgroup); 7] = [
         without_the_watch_the_address_tells_and_the_state_says_so,
         only_the_kubelets_own_connections_are_probes_b5,
         a_port_that_the_kubelet_had_before_is_not_its_any_more,
         the_kubelets_address_is_learnt_from_its_connections_b4,
         another_name_takes_over_the_watch_r7,
+        another_address_of_the_kubelet_is_its_too_b6,
+        a_process_of_a_pod_that_calls_itself_the_kubelet_is_not_it,
     ];
     for part in parts {
         thread::scope(|scope| scope.spawn(|| part(&cgroup)).join().unwrap());
@@ -189,6 +192,45 @@ fn the_kubelets_address_is_learnt_from_its_connections_b4(cgroup: &Cgroup) {
     assert_eq!(known, ipv4.octets());
     let known = sandbox.map::<u8, [u8; 16]>("kubelet_addrs_v6").get(&0, 0).unwrap();
     assert_eq!(known, ipv6.octets());
+    manager.stop();
+}
+
+fn another_address_of_the_kubelet_is_its_too_b6(cgroup: &Cgroup) {
+    let node = Node::new();
+    let (sandbox, port) = running(&node);
+    let redirectors = redirectors(&node, "kubelet", cgroup);
+    // The one that it probed the manager from.
+    redirectors.kubelet().set_addresses(Some(Ipv4Addr::new(203, 0, 113, 1)), None);
+    let mut manager = Manager::run(redirectors);
+    manager.wait_until_attached(&sandbox);
+    for address in [sandbox.ipv4(), sandbox.ipv6()] {
+        assert!(!is_activity(&sandbox, "kubelet", address, port));
+        assert!(is_activity(&sandbox, "curl", address, port));
+    }
+    manager.stop();
+}
+
+fn a_process_of_a_pod_that_calls_itself_the_kubelet_is_not_it(cgroup: &Cgroup) {
+    let node = Node::new();
+    let (sandbox, port) = running(&node);
+    let pod = node.sandbox();
+    pod.sh(&format!("ip -6 route add default via fd99:{}::1", pod.number()));
+    sandbox.sh(&format!("ip -6 route add default via fd99:{}::1", sandbox.number()));
+    sh("for file in ipv4/conf/all/forwarding ipv6/conf/all/forwarding
+        do echo 1 > /proc/sys/net/$file; done");
+    // As long as no address is known, whoever probes first has it.
+    let mut manager = Manager::run(redirectors(&node, "kubelet", cgroup));
+    manager.wait_until_attached(&sandbox);
+    for address in [sandbox.ipv4(), sandbox.ipv6()] {
+        for _ in 0..2 {
+            sandbox.map("socket_tracker").insert(port, 0_u64, 0).unwrap();
+            let ask = || named("kubelet", move || ask(address, port)).unwrap();
+            assert_eq!(pod.inside(ask), "application");
+            assert_ne!(activity(&sandbox, port), 0, "{address}");
+            // The kubelet itself is still known.
+            assert!(!is_activity(&sandbox, "kubelet", address, port), "{address}");
+        }
+    }
     manager.stop();
 }
 

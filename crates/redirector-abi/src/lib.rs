@@ -96,9 +96,22 @@ pub const OWN_MAPS: [MapGeometry; 1] = [PROXIED_CLIENTS];
 pub const KUBELET_CONNECTIONS: MapGeometry =
     map("kubelet_connections", MapKind::LruHash, (36, 1), 4096);
 
-/// Has the key 0 (u8) once [`KUBELET_CONNECTIONS`] had an entry: connections
-/// are watched, and the kubelet's name is right. The value (u8) means nothing.
+/// What is known from [`KUBELET_CONNECTIONS`], at the key 0 (u8). Nothing: they
+/// may not be watched. [`NOT_SEEN_ON_HOST`], [`SEEN_ON_HOST`], or [`SEEN`] where
+/// the kernel cannot tell network namespaces apart (u8).
 pub const KUBELET_WATCHED: MapGeometry = map("kubelet_watched", MapKind::Hash, (1, 1), 1);
+
+/// No process of the host's network namespace opened a connection yet that has
+/// the kubelet's name. It may be wrong.
+pub const NOT_SEEN_ON_HOST: u8 = 0;
+
+/// The kubelet opened connections; so may pods have, whose process has its
+/// name.
+pub const SEEN: u8 = 1;
+
+/// The kubelet opened connections, and only its own are known: no address is
+/// needed (B6).
+pub const SEEN_ON_HOST: u8 = 2;
 
 /// Maps that all sandboxes of a node share.
 pub const NODE_MAPS: [MapGeometry; 2] = [KUBELET_CONNECTIONS, KUBELET_WATCHED];
@@ -147,6 +160,9 @@ pub const TRACKER_IGNORE_LOCALHOST: &str = "tracker_ignore_localhost";
 /// `bpf_get_current_comm`, which classifiers may call since Linux 6.16.
 /// [`NO_TASK_COMM`]: not at all. Else from this offset in `struct task_struct`.
 pub const TASK_COMM_OFFSET: &str = "task_comm_offset";
+
+/// Global (u64): cookie of the host's network namespace; 0 if it is not known.
+pub const HOST_NETNS_COOKIE: &str = "host_netns_cookie";
 
 /// Value of [`TASK_COMM_OFFSET`] when the name cannot be learnt.
 pub const NO_TASK_COMM: u32 = u32::MAX;

@@ -48,7 +48,7 @@ pub(crate) static KUBELET_ADDRS_V6: LruHashMap<u8, [u8; 16], 1> = LruHashMap::ne
 #[btf_map(name = "kubelet_connections")]
 pub(crate) static KUBELET_CONNECTIONS: LruHashMap<Connection, u8, 4096> = LruHashMap::new();
 
-/// Has a key while those are known.
+/// What is known from them, at key 0.
 #[btf_map(name = "kubelet_watched")]
 pub(crate) static KUBELET_WATCHED: HashMap<u8, u8, 1> = HashMap::new();
 

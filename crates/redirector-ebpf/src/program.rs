@@ -5,9 +5,10 @@ use aya_ebpf::{
     Global,
     bindings::{BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops},
     btf_maps::{HashMap, LruHashMap},
+    helpers::generated::bpf_get_netns_cookie,
     macros::btf_map,
 };
-use zeropod_redirector_abi::{Connection, mapped};
+use zeropod_redirector_abi::{Connection, SEEN, SEEN_ON_HOST, mapped};
 use zeropod_redirector_ebpf::InWords;
 
 use crate::task;
@@ -27,6 +28,10 @@ static PROBE_BINARY_NAME: Global<[u64; 2]> = Global::new([0; 2]);
 /// How the name of the current task is learnt.
 #[unsafe(export_name = "task_comm_offset")]
 static TASK_COMM_OFFSET: Global<u32> = Global::new(0);
+
+/// The network namespace that the kubelet is in; 0 if it is not known.
+#[unsafe(export_name = "host_netns_cookie")]
+static HOST_NETNS_COOKIE: Global<u64> = Global::new(0);
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
@@ -49,11 +54,19 @@ extern "C" fn record_kubelet_connection(socket: *const bpf_sock_ops) -> i32 {
     if socket.op == BPF_SOCK_OPS_TCP_CONNECT_CB
         && let Some(InWords(connection)) = &connection(socket)
     {
-        if task::is_current(PROBE_BINARY_NAME.load(), TASK_COMM_OFFSET.load()) {
+        let host = HOST_NETNS_COOKIE.load();
+        // SAFETY: the context is the one that the kernel gave. Not called where
+        // the kernel has no such helper: the verifier knows the value.
+        let is_on_host = host == 0
+            || unsafe { bpf_get_netns_cookie(core::ptr::from_ref(socket).cast_mut().cast()) }
+                == host;
+        if is_on_host && task::is_current(PROBE_BINARY_NAME.load(), TASK_COMM_OFFSET.load()) {
             // Cannot fail: a full LRU map makes room, and the other has it.
             let _cannot_fail = KUBELET_CONNECTIONS.insert(connection, 1, 0);
-            if KUBELET_WATCHED.get_ptr(0).is_none() {
-                let _cannot_fail = KUBELET_WATCHED.insert(0, 1, 0);
+            let seen = if host == 0 { SEEN } else { SEEN_ON_HOST };
+            // SAFETY: a pointer that the lookup gave.
+            if KUBELET_WATCHED.get_ptr(0).is_none_or(|known| unsafe { *known } != seen) {
+                let _cannot_fail = KUBELET_WATCHED.insert(0, seen, 0);
             }
         } else {
             // The kubelet may have had the same ports before.

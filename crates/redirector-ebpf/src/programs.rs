@@ -5,6 +5,7 @@ use aya_ebpf::{
     bindings::TC_ACT_UNSPEC, helpers::generated::bpf_ktime_get_ns, macros::classifier,
     programs::TcContext,
 };
+use zeropod_redirector_abi::{NOT_SEEN_ON_HOST, SEEN, SEEN_ON_HOST};
 use zeropod_redirector_ebpf::packet::{
     self, IpVersion, Packet, Plain, Purpose, Segment, TCP_CHECKSUM, TCP_DESTINATION, TCP_SOURCE,
 };
@@ -203,18 +204,28 @@ fn note_activity<V: Ip<N>, const N: usize>(
     unsafe { last_activity.write_volatile(now) };
 }
 
-/// Whether the segment is the kubelet's: by its address and, if it is known
-/// which connections the kubelet opened, by its connection. The node has the
-/// same address, and other processes (B5).
+/// Whether the segment is the kubelet's: by its connection where it is known
+/// which ones the kubelet opened; the node's other processes have its address
+/// (B5), and it may have several (B6). Where pods may have opened some of them
+/// in its name, by its address too. Where nothing is known, by its address alone.
 #[inline(always)]
 fn is_probe<V: Ip<N>, const N: usize>(flow: &Flow<N>) -> bool {
-    let is_watched = || KUBELET_WATCHED.get_ptr(0).is_some();
+    // SAFETY: a pointer that the lookup gave.
+    let watched = KUBELET_WATCHED.get_ptr(0).map(|watched| unsafe { *watched });
     if let Some(kubelet) = V::kubelet() {
-        // SAFETY: a pointer that the lookup gave.
+        // SAFETY: as above.
         let is_address = unsafe { *kubelet } == flow.source;
-        return is_address && (!is_watched() || flow.is_kubelets::<V>());
+        return match watched {
+            Some(SEEN_ON_HOST) => flow.is_kubelets::<V>(),
+            Some(SEEN) => is_address && flow.is_kubelets::<V>(),
+            _ => is_address,
+        };
     }
-    let is_kubelet = if is_watched() { flow.is_kubelets::<V>() } else { is_kubelet_current() };
+    let is_kubelet = match watched {
+        Some(NOT_SEEN_ON_HOST) => false,
+        Some(_) => flow.is_kubelets::<V>(),
+        None => is_kubelet_current(),
+    };
     if is_kubelet {
         V::learn_kubelet(&flow.source);
     }
