@@ -112,6 +112,9 @@ pub(crate) struct Manager(CancellationToken);
 
 impl Manager {
     pub(crate) fn start() -> Self {
+        // The first process of this node is whoever mounted its BPF file system.
+        let none = None::<&str>;
+        mount(Some("/proc/thread-self"), "/proc/1", none, MsFlags::MS_BIND, none).unwrap();
         let token = CancellationToken::new();
         let redirectors = Redirectors::new(zeropod_ebpf_loader::Config {
             maps_dir: maps_dir(),
