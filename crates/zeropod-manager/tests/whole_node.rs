@@ -12,7 +12,9 @@ mod support;
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use scenarios::{api_away, bad_shims, down, killed, no_features, not_attached, story, terminated};
+use scenarios::{
+    api_away, bad_shims, down, killed, no_features, not_attached, spoofed, story, terminated,
+};
 use zeropod_testkit::{
     chain,
     node_in_a_box::{Kubernetes, run_inside},
@@ -45,6 +47,7 @@ fn trials() -> Vec<Trial> {
         trial("r7_without_features_nothing_is_asked_of_the_api", no_features),
         trial("x1_a_hung_and_a_lying_shim_harm_nobody", bad_shims),
         trial("a_sandbox_without_a_redirector_is_told_once", |_| not_attached()),
+        trial("a_pod_that_says_it_is_the_kubelet_is_not_believed", spoofed),
         trial("m7_sigterm_ends_it_and_leaves_the_redirect", terminated),
     ]
 }

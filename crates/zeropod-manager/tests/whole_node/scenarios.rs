@@ -9,15 +9,20 @@ use std::{
     thread,
 };
 
+use tokio::net::TcpStream;
 use zeropod_shim_api::names::SHIM_SOCKET_DIR;
 use zeropod_testkit::{
     kube::{Fault, On},
-    node_in_a_box::{Child, Kubernetes, Node, get, until},
+    node::{
+        netns::NetNs,
+        sandbox::{Sandbox, SandboxConfig},
+    },
+    node_in_a_box::{Child, Kubernetes, METRICS_PORT, Node, get, until},
 };
 
 use crate::support::{
-    BareSandbox, Done, NAMESPACE, POD, attached, gone, node, pins, pod, request, scaled_down,
-    series, shows,
+    BareSandbox, Done, NAMESPACE, POD, attached, gone, kubelet_address, node, pins, pod, probe,
+    request, scaled_down, series, shows,
 };
 
 /// The status API, where it is by default.
@@ -226,6 +231,36 @@ pub(crate) async fn not_attached() -> Done {
     .await?;
     assert_eq!(node.events(NAMESPACE).await?.len(), 1);
     drop(sandbox);
+    stop(manager).await
+}
+
+/// Any pod can say that it is the kubelet. Another pod that does is not
+/// believed, whereas a probe from an address of the host's is.
+pub(crate) async fn spoofed(criu: PathBuf) -> Done {
+    let node = node(Kubernetes::InProcess).await?;
+    let manager = start(&node, &[]).await?;
+    let pod = pod(&node, criu).await?;
+    let mut happenings = pod.happenings();
+    attached(&mut happenings).await?;
+    let other = Sandbox::start(&SandboxConfig::default())?;
+    let probes = SocketAddr::new(other.addresses().host_ipv4.into(), METRICS_PORT);
+    let inside = NetNs::of_pid(other.pid())?;
+    probe(inside.connect(probes).await?).await?;
+
+    // What it could have prevented.
+    scaled_down(&mut happenings).await?;
+    assert_eq!(request(&pod).await?, 1);
+    assert_eq!(kubelet_address(&pod)?, None);
+
+    probe(TcpStream::connect(probes).await?).await?;
+    until("the kubelet's address", async || {
+        (kubelet_address(&pod).ok()?? == other.addresses().host_ipv4).then_some(())
+    })
+    .await?;
+    probe(inside.connect(probes).await?).await?;
+    scaled_down(&mut happenings).await?;
+    assert_eq!(kubelet_address(&pod)?, Some(other.addresses().host_ipv4));
+    gone(&node, pod).await?;
     stop(manager).await
 }
 

@@ -1,7 +1,13 @@
 //! A node with a manager and a pod, and what one looks at.
 
 use std::{
-    collections::BTreeMap, error::Error, fs, path::PathBuf, process::Command, time::Duration,
+    collections::BTreeMap, error::Error, fs, net::Ipv4Addr, path::PathBuf, process::Command,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
 };
 
 use zeropod_shim_api::names::{MAPS_DIR, STATUS_LABEL_PREFIX};
@@ -153,6 +159,31 @@ pub(crate) fn pins(pod: &ZeroPod) -> Result<BTreeMap<String, u64>, Box<dyn Error
         pins.insert(entry.file_name().to_string_lossy().into_owned(), entry.metadata()?.ino());
     }
     Ok(pins)
+}
+
+/// Asks for `/probe` as the kubelet does.
+pub(crate) async fn probe(mut stream: TcpStream) -> Done {
+    let request = "GET /probe HTTP/1.1\r\nhost: node\r\nuser-agent: kube-probe/1.34\r\n\
+                   connection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    Ok(())
+}
+
+/// What the programs of the pod's sandbox take for the kubelet's address.
+pub(crate) fn kubelet_address(pod: &ZeroPod) -> Result<Option<Ipv4Addr>, Box<dyn Error>> {
+    let map = PathBuf::from(MAPS_DIR).join(pod.sandbox_pid.to_string()).join("kubelet_addrs_v4");
+    let dump = Command::new("bpftool").args(["-j", "map", "dump", "pinned"]).arg(map).output()?;
+    assert!(dump.status.success(), "{dump:?}");
+    let entries: serde_json::Value = serde_json::from_slice(&dump.stdout)?;
+    let Some(value) = entries[0]["value"].as_array() else { return Ok(None) };
+    let byte = |hex: &serde_json::Value| {
+        u8::from_str_radix(hex.as_str().unwrap_or_default().trim_start_matches("0x"), 16)
+    };
+    let bytes = value.iter().map(byte).collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.as_slice())?)))
 }
 
 /// Stops the pod and looks that nothing of it is left.
