@@ -63,8 +63,11 @@ async fn f_k4_without_the_subresource_the_pod_itself_is_patched() {
     bed.run_app("web", "c1").await;
     bed.event("web", "c1", Phase::ScaledDown);
     bed.becomes("web", scaled_down()).await;
-    assert_eq!(ours(&api)[..1], ["PATCH web 200"]);
-    assert!(!ours(&api).iter().any(|request| request.contains("resize")), "{:?}", ours(&api));
+    // Events go beside the rest.
+    let mut asked = ours(&api);
+    asked.retain(|request| request.starts_with("PATCH"));
+    assert_eq!(asked.first().map(String::as_str), Some("PATCH web 200"));
+    assert!(!asked.iter().any(|request| request.contains("resize")), "{asked:?}");
     bed.event("web", "c1", Phase::Running);
     bed.becomes("web", running()).await;
 }
