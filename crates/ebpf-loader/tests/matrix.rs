@@ -211,11 +211,10 @@ fn a_packet_of_any_bytes_changes_in_port_and_checksum_or_not_at_all() {
         3 => nearly_valid(),
         1 => prop::collection::vec(any::<u8>(), 15..200),
     ];
-    let mut runner = TestRunner::new(ProptestConfig {
-        cases: 5000,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
+    // `PROPTEST_CASES` asks for more.
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let cases = config.cases.max(5000);
+    let mut runner = TestRunner::new(ProptestConfig { cases, ..config });
     let changed = Cell::new(0);
     let redirector = RefCell::new(&mut redirector);
     runner

@@ -15,8 +15,14 @@ use zeropod_installer::{
     plan::{Options, Plan, desired_config, undo},
 };
 
+/// `PROPTEST_CASES` asks for more.
+fn cases() -> ProptestConfig {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    ProptestConfig { cases: config.cases.max(400), ..config }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     #[test]
     fn any_configuration_survives(text in configuration(), containerd in version()) {
