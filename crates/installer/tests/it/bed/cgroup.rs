@@ -12,6 +12,9 @@ use std::{
 /// Where version 2 is mounted: alone, or beside version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
+/// Where systemd-nspawn makes the same groups again on hosts of version 1.
+const MIRROR: &str = "/sys/fs/cgroup/systemd";
+
 /// Removed, with everything below, when it is dropped.
 pub(super) struct Cgroup(PathBuf);
 
@@ -43,6 +46,7 @@ impl Drop for Cgroup {
             remove(&self.0);
             std::thread::sleep(Duration::from_millis(10));
         }
+        remove(&Path::new(MIRROR).join(self.0.file_name().unwrap_or_default()));
     }
 }
 
