@@ -1,19 +1,15 @@
 //! Checksums in every state that the kernel knows (B2), on the way in and on
 //! the way out, with bytes that are verified here. What is `COMPLETE` comes
 //! from few devices: it is in `test_run.rs`.
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
 
-use std::{
-    fs,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use common::{
     can_run,
-    manager::Manager,
-    node::{Node, Sandbox},
+    manager::connected,
+    node::Node,
     packet::{ACK, RST, SYN, Tcp},
     redirector::requests,
     shim::scale_down,
@@ -22,23 +18,13 @@ use common::{
 
 const SUMS: [Sum; 3] = [Sum::None, Sum::Partial, Sum::Unnecessary];
 
-/// A sandbox whose interface the test is connected to.
-fn sandbox(node: &Node) -> (Sandbox, Tap) {
-    fs::create_dir_all(node.maps_dir()).unwrap();
-    let sandbox = node.sandbox();
-    let tap = Tap::in_place_of_eth0(&sandbox);
-    sandbox.make_pin_dir();
-    Manager::start(node).attach(&sandbox);
-    (sandbox, tap)
-}
-
 #[test]
 fn requests_of_every_state_reach_the_proxy_and_are_answered_b2() {
     if !can_run(&["ip"]) {
         return;
     }
     let node = Node::new();
-    let (sandbox, mut tap) = sandbox(&node);
+    let (sandbox, mut tap) = connected(&node);
     let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
     scale_down(&sandbox, 80, sandbox.serve(any, "proxy"));
     // Nobody listens on the port of this proxy.
@@ -70,7 +56,7 @@ fn packets_of_every_state_leave_with_a_right_checksum_b2() {
         return;
     }
     let node = Node::new();
-    let (sandbox, mut outside) = sandbox(&node);
+    let (sandbox, mut outside) = connected(&node);
     scale_down(&sandbox, 80, 35001);
     // Something behind the pod, such as a virtual machine, whose packets the
     // pod passes on: only such leave in every state.

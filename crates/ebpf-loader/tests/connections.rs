@@ -5,7 +5,6 @@
 mod common;
 
 use std::{
-    fs,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     time::Duration,
@@ -13,35 +12,17 @@ use std::{
 
 use common::{
     can_run,
-    manager::Manager,
+    manager::{attached, connected},
     node::{Node, Sandbox},
     packet::{ACK, SYN, Tcp},
     redirector::requests,
     sh,
     shim::{activity, bound, scale_down},
-    tap::{Sum, Tap},
+    tap::Sum,
     wait_until,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
-
-fn attached(node: &Node) -> Sandbox {
-    fs::create_dir_all(node.maps_dir()).unwrap();
-    let sandbox = node.sandbox();
-    sandbox.make_pin_dir();
-    Manager::start(node).attach(&sandbox);
-    sandbox
-}
-
-/// The same with an interface that the test is connected to.
-fn connected(node: &Node) -> (Sandbox, Tap) {
-    fs::create_dir_all(node.maps_dir()).unwrap();
-    let sandbox = node.sandbox();
-    let tap = Tap::in_place_of_eth0(&sandbox);
-    sandbox.make_pin_dir();
-    Manager::start(node).attach(&sandbox);
-    (sandbox, tap)
-}
 
 /// A proxy in the sandbox, for an application whose port nobody listens on.
 fn proxy(sandbox: &Sandbox, application: u16) -> TcpListener {

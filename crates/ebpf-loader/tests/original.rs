@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -31,20 +31,29 @@ fn attach_as_the_shim_does(shim: &Path, sandbox: &Sandbox) {
     assert!(helper.status.success(), "{helper:?}");
 }
 
-#[test]
-fn the_original_programs_are_replaced_behind_their_links_f_e7() {
+/// A node with a sandbox of such a shim, or nothing where that cannot be had.
+fn original() -> Option<(PathBuf, Node, Sandbox)> {
     if !can_run(&["ip"]) {
-        return;
+        return None;
     }
     let shim = match tools::zeropod_shim() {
         Ok(shim) => shim,
-        Err(error) => return skip(&format!("the shim of zeropod 0.12: {error:?}")),
+        Err(error) => {
+            skip(&format!("the shim of zeropod 0.12: {error:?}"));
+            return None;
+        }
     };
     let node = Node::new();
     // It knows no other place.
     sh(&format!("mount --bind {} /sys/fs/bpf", node.bpffs().display()));
     let sandbox = node.sandbox();
     attach_as_the_shim_does(&shim, &sandbox);
+    Some((shim, node, sandbox))
+}
+
+#[test]
+fn the_original_programs_are_replaced_behind_their_links_f_e7() {
+    let Some((shim, node, sandbox)) = original() else { return };
     let (originals, maps) = (programs(&sandbox), map_ids(&sandbox));
     let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
     let proxy = sandbox.serve(any, "proxy");
@@ -87,17 +96,7 @@ fn the_original_programs_are_replaced_behind_their_links_f_e7() {
 /// original, and a container is scaled down late.
 #[test]
 fn what_the_original_counts_as_activity_and_ours_does_not() {
-    if !can_run(&["ip"]) {
-        return;
-    }
-    let shim = match tools::zeropod_shim() {
-        Ok(shim) => shim,
-        Err(error) => return skip(&format!("the shim of zeropod 0.12: {error:?}")),
-    };
-    let node = Node::new();
-    sh(&format!("mount --bind {} /sys/fs/bpf", node.bpffs().display()));
-    let sandbox = node.sandbox();
-    attach_as_the_shim_does(&shim, &sandbox);
+    let Some((_, node, sandbox)) = original() else { return };
     // Nobody listens there, and nobody knows the connection.
     let counts = || {
         sandbox.map("socket_tracker").insert(9_u16, 0_u64, 0).unwrap();

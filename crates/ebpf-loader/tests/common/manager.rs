@@ -1,6 +1,6 @@
 //! The redirectors of a node, running.
 
-use std::{sync::mpsc, time::Duration};
+use std::{fs, sync::mpsc, time::Duration};
 
 use tokio::{runtime, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -8,7 +8,10 @@ use zeropod_ebpf_loader::{
     Attachment, Config, ManagedBy, Mechanism, Redirectors, SandboxState, State,
 };
 
-use super::node::{Node, Sandbox};
+use super::{
+    node::{Node, Sandbox},
+    tap::Tap,
+};
 
 /// As a manager has it by default.
 pub(crate) fn config(node: &Node) -> Config {
@@ -18,6 +21,27 @@ pub(crate) fn config(node: &Node) -> Config {
         probe_binary_name: "kubelet".into(),
         ignore_localhost: true,
     }
+}
+
+/// A sandbox that a manager has attached, and left at that.
+pub(crate) fn attached(node: &Node) -> Sandbox {
+    let sandbox = node.sandbox();
+    attach(node, &sandbox);
+    sandbox
+}
+
+/// The same with an interface that the test is connected to.
+pub(crate) fn connected(node: &Node) -> (Sandbox, Tap) {
+    let sandbox = node.sandbox();
+    let tap = Tap::in_place_of_eth0(&sandbox);
+    attach(node, &sandbox);
+    (sandbox, tap)
+}
+
+fn attach(node: &Node, sandbox: &Sandbox) {
+    fs::create_dir_all(node.maps_dir()).unwrap();
+    sandbox.make_pin_dir();
+    Manager::start(node).attach(sandbox);
 }
 
 /// A manager's redirectors, running in the namespaces of the calling thread.
