@@ -16,14 +16,12 @@ use std::{
     process::ExitCode,
 };
 
-use libtest_mimic::{Arguments, Failed, Trial};
-use support::{Done, NAMESPACE, gone, pod, request, scaled_down, shows};
+use libtest_mimic::Trial;
+use support::{Done, NAMESPACE, gone, pod, request, run, scaled_down, shows, trial};
 use tempfile::TempDir;
 use zeropod_testkit::{
     kube::{create_namespace, parse_manifests},
-    node_in_a_box::{Kubernetes, Node, run_inside, until},
-    skip::{skip, without_root},
-    tools,
+    node_in_a_box::{Kubernetes, Node, until},
 };
 
 /// Those without which nothing can be attached, and how. By TCX it is done
@@ -35,14 +33,7 @@ const NEEDED: [(&str, &str, &[&str]); 3] = [
 ];
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    if without_root() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    Ok(run_inside(|| {
-        let mut arguments = Arguments::from_args();
-        arguments.test_threads = Some(1);
-        libtest_mimic::run(&arguments, trials()).exit_code()
-    })?)
+    run(trials)
 }
 
 fn trials() -> Vec<Trial> {
@@ -56,27 +47,6 @@ fn trials() -> Vec<Trial> {
         NEEDED.map(|(name, needed, flags)| trial(name, move |criu| lacking(needed, flags, criu))),
     );
     trials
-}
-
-fn trial<F>(name: &str, scenario: impl FnOnce(PathBuf) -> F + Send + 'static) -> Trial
-where
-    F: Future<Output = Done>,
-{
-    Trial::test(name, move || {
-        let criu = match tools::criu() {
-            Ok(criu) => criu,
-            Err(error) => {
-                skip(&error.to_string());
-                return Ok(());
-            }
-        };
-        let runtime = tokio::runtime::Runtime::new()?;
-        runtime.block_on(scenario(criu)).map_err(|error| {
-            let causes = std::iter::successors(Some(error.as_ref()), |&error| error.source());
-            let chain: Vec<_> = causes.map(ToString::to_string).collect();
-            Failed::from(chain.join(": "))
-        })
-    })
 }
 
 /// The main job, with the capabilities of the manifest.

@@ -9,28 +9,17 @@ mod scenarios;
 #[path = "whole_node/support.rs"]
 mod support;
 
-use std::{error::Error, path::PathBuf, process::ExitCode};
+use std::{error::Error, process::ExitCode};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Trial;
 use scenarios::{
     api_away, bad_shims, down, killed, no_features, not_attached, spoofed, story, terminated,
 };
-use zeropod_testkit::{
-    chain,
-    node_in_a_box::{Kubernetes, run_inside},
-    skip::{skip, without_root},
-    tools,
-};
+use support::{run, trial};
+use zeropod_testkit::node_in_a_box::Kubernetes;
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    if without_root() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    Ok(run_inside(|| {
-        let mut arguments = Arguments::from_args();
-        arguments.test_threads = Some(1);
-        libtest_mimic::run(&arguments, trials()).exit_code()
-    })?)
+    run(trials)
 }
 
 fn trials() -> Vec<Trial> {
@@ -50,23 +39,4 @@ fn trials() -> Vec<Trial> {
         trial("a_pod_that_says_it_is_the_kubelet_is_not_believed", spoofed),
         trial("m7_sigterm_ends_it_and_leaves_the_redirect", terminated),
     ]
-}
-
-/// A scenario that needs CRIU: where it cannot work, the scenario is skipped,
-/// and fails where nothing may be skipped.
-fn trial<F>(name: &str, scenario: impl Fn(PathBuf) -> F + Send + 'static) -> Trial
-where
-    F: Future<Output = Result<(), Box<dyn Error>>>,
-{
-    Trial::test(name, move || {
-        let criu = match tools::criu() {
-            Ok(criu) => criu,
-            Err(error) => {
-                skip(&format!("{error}"));
-                return Ok(());
-            }
-        };
-        let runtime = tokio::runtime::Runtime::new()?;
-        runtime.block_on(scenario(criu)).map_err(|error| Failed::from(chain(error.as_ref())))
-    })
 }

@@ -1,10 +1,16 @@
 //! A node with a manager and a pod, and what one looks at.
 
 use std::{
-    collections::BTreeMap, error::Error, fs, net::Ipv4Addr, path::PathBuf, process::Command,
+    collections::BTreeMap,
+    error::Error,
+    fs,
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::{Command, ExitCode},
     time::Duration,
 };
 
+use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -12,17 +18,53 @@ use tokio::{
 
 use zeropod_shim_api::names::{MAPS_DIR, STATUS_LABEL_PREFIX};
 use zeropod_testkit::{
+    chain,
     kube::{self, create_namespace, create_pod},
     node::stand_in::What,
     node_in_a_box::{
-        CONTAINER, Happenings, Kubernetes, NODE, Node, PodOptions, ZeroPod, get, until, wait_for,
+        CONTAINER, Happenings, Kubernetes, NODE, Node, PodOptions, ZeroPod, get, run_inside, until,
+        wait_for,
     },
+    skip::{skip, without_root},
+    tools,
 };
 
 pub(crate) type Done = Result<(), Box<dyn Error>>;
 
 pub(crate) const NAMESPACE: &str = "test";
 pub(crate) const POD: &str = "web";
+
+/// Runs scenarios within the namespaces of one box, one after the other. Where
+/// there is no root, none of them can run.
+pub(crate) fn run(trials: impl FnOnce() -> Vec<Trial>) -> Result<ExitCode, Box<dyn Error>> {
+    if without_root() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(run_inside(|| {
+        let mut arguments = Arguments::from_args();
+        arguments.test_threads = Some(1);
+        libtest_mimic::run(&arguments, trials()).exit_code()
+    })?)
+}
+
+/// A scenario that needs CRIU: where it cannot work, the scenario is skipped,
+/// and fails where nothing may be skipped.
+pub(crate) fn trial<F>(name: &str, scenario: impl FnOnce(PathBuf) -> F + Send + 'static) -> Trial
+where
+    F: Future<Output = Done>,
+{
+    Trial::test(name, move || {
+        let criu = match tools::criu() {
+            Ok(criu) => criu,
+            Err(error) => {
+                skip(&error.to_string());
+                return Ok(());
+            }
+        };
+        let runtime = tokio::runtime::Runtime::new()?;
+        runtime.block_on(scenario(criu)).map_err(|error| Failed::from(chain(error.as_ref())))
+    })
+}
 
 /// Starts a node with an empty namespace.
 pub(crate) async fn node(kubernetes: Kubernetes) -> Result<Node, Box<dyn Error>> {
