@@ -2,26 +2,21 @@
 //! and a real API server accepts it.
 #![expect(clippy::unwrap_used, reason = "tests fail by it")]
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+mod deploy;
 
+use std::{collections::BTreeMap, fs};
+
+use deploy::{customized, deploy, overlay};
 use kube::{ResourceExt, api::DynamicObject};
 use serde_json::{Value, json};
 use zeropod_testkit::{
-    kube::{Cluster, RealApi, dry_run_manifests, helm_template, kustomize, parse_manifests},
+    kube::{Cluster, RealApi, dry_run_manifests, helm_template, parse_manifests},
     skip::skip,
     tools,
 };
 
 /// The version of Kubernetes that charts are rendered for.
 const KUBERNETES: &str = "v1.34.0";
-
-fn deploy() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy")).canonicalize().unwrap()
-}
 
 /// Whether charts and overlays can be rendered here.
 fn possible() -> bool {
@@ -41,21 +36,9 @@ fn refused(values: &Value) -> String {
     helm_template(&deploy().join("chart"), KUBERNETES, values).unwrap_err().to_string()
 }
 
-fn overlay(dir: &Path) -> Vec<DynamicObject> {
-    parse_manifests(&kustomize(dir).unwrap()).unwrap()
-}
-
 /// An overlay with components.
 fn with(resource: &str, components: &[&str]) -> Vec<DynamicObject> {
-    let dir = tempfile::tempdir().unwrap();
-    // Kustomize takes no absolute paths.
-    let up = "../".repeat(dir.path().canonicalize().unwrap().components().count() - 1);
-    let path =
-        |name: &&str| format!("{up}{}", deploy().join(name).strip_prefix("/").unwrap().display());
-    let components: Vec<_> = components.iter().map(path).collect();
-    let kustomization = json!({"resources": [path(&resource)], "components": components});
-    fs::write(dir.path().join("kustomization.yaml"), kustomization.to_string()).unwrap();
-    overlay(dir.path())
+    customized(resource, components, &json!([]))
 }
 
 /// By kind and name, since the order is Helm's and kustomize's own.
@@ -90,11 +73,7 @@ fn daemon_set(objects: Vec<DynamicObject>) -> Value {
 #[test]
 fn the_default_is_the_overlay_production() {
     if possible() {
-        assert_same(
-            "default",
-            chart(KUBERNETES, &json!({})),
-            overlay(&deploy().join("production")),
-        );
+        assert_same("default", chart(KUBERNETES, &json!({})), overlay("production"));
     }
 }
 
@@ -105,7 +84,7 @@ fn each_distribution_is_its_overlay() {
     }
     for name in ["k3s", "rke2", "k0s", "microk8s", "gke", "eks"] {
         let values = json!({ "distribution": name });
-        assert_same(name, chart(KUBERNETES, &values), overlay(&deploy().join(name)));
+        assert_same(name, chart(KUBERNETES, &values), overlay(name));
     }
 }
 
@@ -115,7 +94,7 @@ fn values_are_components() {
         return;
     }
     let cases: [(&str, &str, Value, Vec<DynamicObject>); 4] = [
-        ("uninstall", KUBERNETES, json!({"uninstall": true}), overlay(&deploy().join("uninstall"))),
+        ("uninstall", KUBERNETES, json!({"uninstall": true}), overlay("uninstall")),
         (
             "uninstall from k3s",
             KUBERNETES,
@@ -137,7 +116,7 @@ fn values_are_components() {
         "statusLabels": false, "statusEvents": false, "inPlaceScaling": false,
         "migrationManager": false, "admissionPolicy": false,
     });
-    let mut base = overlay(&deploy().join("base"));
+    let mut base = overlay("base");
     // What production sets, and the base leaves open.
     for object in
         base.iter_mut().filter(|object| object.types.as_ref().unwrap().kind == "DaemonSet")

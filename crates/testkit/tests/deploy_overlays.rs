@@ -3,8 +3,9 @@
 //! accepted by a real API server.
 #![expect(clippy::unwrap_used, reason = "tests fail by it")]
 
-use std::{fs, path::PathBuf};
+mod deploy;
 
+use deploy::{customized, overlay};
 use kube::{
     Api, ResourceExt,
     api::{DynamicObject, PostParams},
@@ -13,7 +14,7 @@ use kube::{
 };
 use serde_json::{Value, json};
 use zeropod_testkit::{
-    kube::{Cluster, RealApi, apply_manifests, dry_run_manifests, kustomize, parse_manifests},
+    kube::{Cluster, RealApi, apply_manifests, dry_run_manifests},
     skip::skip,
     tools,
 };
@@ -36,30 +37,13 @@ const VOLUMES: [&str; 11] = [
     "tls",
 ];
 
-fn deploy() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy")).canonicalize().unwrap()
-}
-
 /// The objects of an overlay, or nothing if that can't be told here.
-fn rendered(overlay: &str) -> Option<Vec<DynamicObject>> {
+fn rendered(name: &str) -> Option<Vec<DynamicObject>> {
     if let Err(error) = tools::kubectl() {
         skip(&error.to_string());
         return None;
     }
-    Some(parse_manifests(&kustomize(&deploy().join(overlay)).unwrap()).unwrap())
-}
-
-/// The objects of a kustomization of the user's own.
-fn customized(overlay: &str, component: Option<&str>, images: &Value) -> Vec<DynamicObject> {
-    let dir = tempfile::tempdir().unwrap();
-    // Kustomize takes no absolute paths.
-    let up = "../".repeat(dir.path().canonicalize().unwrap().components().count() - 1);
-    let path = |name| format!("{up}{}", deploy().join(name).strip_prefix("/").unwrap().display());
-    let components: Vec<_> = component.into_iter().map(path).collect();
-    let kustomization =
-        json!({"resources": [path(overlay)], "components": components, "images": images});
-    fs::write(dir.path().join("kustomization.yaml"), kustomization.to_string()).unwrap();
-    parse_manifests(&kustomize(dir.path()).unwrap()).unwrap()
+    Some(overlay(name))
 }
 
 fn real() -> Option<&'static RealApi> {
@@ -225,7 +209,7 @@ async fn exact_mounts_are_what_the_installer_needs() {
         return;
     }
     for overlay in OVERLAYS {
-        let objects = customized(overlay, Some("exact-mounts"), &json!([]));
+        let objects = customized(overlay, &["exact-mounts"], &json!([]));
         let spec = pod_spec(&objects);
         let installer = &spec["initContainers"][0];
         assert!(!each(&spec["volumes"], "name").contains(&"hostroot"), "{overlay}");
@@ -251,7 +235,7 @@ fn every_distribution_can_be_uninstalled() {
     }
     for overlay in OVERLAYS.into_iter().filter(|overlay| *overlay != "uninstall") {
         let plain = pod_spec(&rendered(overlay).unwrap());
-        let objects = customized(overlay, Some("uninstaller"), &json!([]));
+        let objects = customized(overlay, &["uninstaller"], &json!([]));
         let removal = pod_spec(&objects);
         let installer = &removal["initContainers"][0];
         assert_eq!(args(installer).last(), Some(&"-uninstall"), "{overlay}");
@@ -293,7 +277,7 @@ fn images_come_from_wherever_the_user_says() {
     }
     let images =
         json!([{"name": "zeropod-installer", "newName": "example.invalid/a", "newTag": "b"}]);
-    let spec = pod_spec(&customized("k3s", None, &images));
+    let spec = pod_spec(&customized("k3s", &[], &images));
     for container in spec["initContainers"].as_array().unwrap() {
         assert_eq!(container["image"], "example.invalid/a:b");
     }
@@ -344,7 +328,7 @@ async fn clusters_before_1_30_get_what_they_know() {
     if rendered("production").is_none() {
         return;
     }
-    let objects = customized("production", Some("kubernetes-1.29"), &json!([]));
+    let objects = customized("production", &["kubernetes-1.29"], &json!([]));
     let kinds: Vec<_> =
         objects.iter().map(|object| object.types.as_ref().unwrap().kind.as_str()).collect();
     assert!(!kinds.iter().any(|kind| kind.starts_with("ValidatingAdmission")), "{kinds:?}");
