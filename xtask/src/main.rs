@@ -8,9 +8,10 @@ mod host;
 mod images;
 mod test;
 
-use std::{error::Error, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use zeropod_testkit::chain;
 
 /// Tasks of the zeropod workspace.
 #[derive(Parser)]
@@ -61,9 +62,4 @@ fn main() -> ExitCode {
 #[expect(clippy::print_stdout, reason = "it is what this program is for")]
 pub(crate) fn say(line: &str) {
     println!("{line}");
-}
-
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
